@@ -1,0 +1,114 @@
+"""The `mmf` command and its aliases. A stage is imported only when its command runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from mmf_deploy import __version__
+from mmf_deploy.errors import MMFError
+
+# name -> (module, one line of help); every module has a typer app called `app`
+COMMANDS = {
+    "quickstart": ("mmf_deploy.quickstart", "Train, export, benchmark and serve digits in minutes."),
+    "train": ("mmf_deploy.training.cli", "Train a one-step generator from a recipe."),
+    "export": ("mmf_deploy.export.cli", "Freeze a checkpoint into a verified bundle."),
+    "serve": ("mmf_deploy.serve.cli", "Serve a bundle over HTTP."),
+    "bench": ("mmf_deploy.serve.bench_cli", "Measure latency per image against PyTorch."),
+    "sample": ("mmf_deploy.sample_cli", "Generate images from a bundle or a checkpoint."),
+    "inspect": ("mmf_deploy.inspect_cli", "Show what a bundle or a checkpoint holds."),
+}
+
+_PASS_THROUGH = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+    "allow_interspersed_args": False,
+}
+
+app = typer.Typer(
+    name="mmf",
+    help="Train a one-step image generator with Modular MeanFlow, export it, serve it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"mmf-deploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Common options; `--debug` after any command shows the traceback of an error."""
+
+
+def _forward(name: str, module: str) -> Callable[[typer.Context], None]:
+    def command(ctx: typer.Context) -> None:
+        _run_app(module, f"mmf {name}", ctx.args)
+
+    return command
+
+
+for _name, (_module, _help) in COMMANDS.items():
+    app.command(_name, help=_help, context_settings=_PASS_THROUGH)(_forward(_name, _module))
+
+
+def _run_app(module: str, prog: str, args: Sequence[str]) -> Any:
+    stage: typer.Typer = importlib.import_module(module).app
+    return stage(args=list(args), prog_name=prog, standalone_mode=True)
+
+
+def _guarded(run: Callable[[list[str]], Any]) -> None:
+    """Run a command; an error of ours becomes one line and an exit code."""
+    args = sys.argv[1:]
+    debug = "--debug" in args or os.environ.get("MMF_DEBUG") == "1"
+    try:
+        run([a for a in args if a != "--debug"])
+    except MMFError as e:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)
+    except BrokenPipeError:
+        # the reader (head, less) has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def main() -> None:
+    """Entry point of `mmf`."""
+    _guarded(lambda args: app(args=args, prog_name="mmf"))
+
+
+def main_train() -> None:
+    """Entry point of `mmf-train`."""
+    _guarded(lambda args: _run_app(COMMANDS["train"][0], "mmf-train", args))
+
+
+def main_export() -> None:
+    """Entry point of `mmf-export`."""
+    _guarded(lambda args: _run_app(COMMANDS["export"][0], "mmf-export", args))
+
+
+def main_serve() -> None:
+    """Entry point of `mmf-serve`."""
+    _guarded(lambda args: _run_app(COMMANDS["serve"][0], "mmf-serve", args))
+
+
+def main_bench() -> None:
+    """Entry point of `mmf-bench`."""
+    _guarded(lambda args: _run_app(COMMANDS["bench"][0], "mmf-bench", args))

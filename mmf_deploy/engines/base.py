@@ -1,0 +1,235 @@
+"""The Engine contract: noise in, images out.
+
+Adding an engine is one new file with a subclass and one line in ``ENGINES``; the
+contract tests run over that dict.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmf_deploy.bundle import Bundle, Variant
+from mmf_deploy.engines import ENGINES
+from mmf_deploy.errors import EngineError, MMFError, ShapeError, nearest
+from mmf_deploy.spec import SampleSpec
+
+BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine shall run.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        threads: compute threads on the CPU; the machine's cores if not given.
+        checkpoint: the checkpoint a bundle was made from; only the pytorch engine needs it.
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one run gives.
+
+    Attributes:
+        sample: float32 [B, *shape], not clamped.
+        image: uint8 [B, H, W, C]; None for vectors.
+    """
+
+    sample: NDArray[np.float32]
+    image: NDArray[np.uint8] | None
+
+
+class Engine(abc.ABC):
+    """Runs one variant of a bundle on one device.
+
+    Construction touches no device and no file; ``with engine:`` loads it and frees it.
+    An engine is used by one thread at a time.
+
+    Attributes:
+        name: its key in ``ENGINES``.
+        spec: what one sample is.
+        precision: the variant's.
+        buckets: batch sizes it is prepared for, ascending; larger batches are split.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self, bundle: Bundle, variant: Variant | None = None, options: EngineOptions | None = None
+    ) -> None:
+        self.bundle = bundle
+        self.variant = variant or bundle.variant()
+        self.options = options or EngineOptions()
+        self.spec: SampleSpec = bundle.spec
+        self.device = self.options.device
+        self.precision = self.variant.precision
+        self.buckets: tuple[int, ...] = BUCKETS
+
+    @classmethod
+    def unavailable(cls, options: EngineOptions) -> str | None:
+        """Why this engine cannot run here, or None if it can."""
+        return None
+
+    @abc.abstractmethod
+    def load(self) -> None:
+        """Take memory and get ready to run."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give everything back; may be called twice."""
+
+    @abc.abstractmethod
+    def _run(
+        self,
+        noise: NDArray[np.float32],
+        label: NDArray[np.int64] | None,
+        guidance: NDArray[np.float32] | None,
+    ) -> Output:
+        """Run one batch of checked inputs, at most ``buckets[-1]`` samples."""
+
+    def __enter__(self) -> Self:
+        reason = self.unavailable(self.options)
+        if reason is not None:
+            raise EngineError(f"engine {self.name!r} cannot run here: {reason}")
+        self.load()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def run(
+        self,
+        noise: NDArray[np.float32],
+        label: NDArray[np.int64] | None = None,
+        guidance: NDArray[np.float32] | None = None,
+    ) -> Output:
+        """Generate samples, in batches of at most the largest bucket.
+
+        Args:
+            noise: float32 [B, *shape].
+            label: int64 [B], required if and only if the generator is conditional.
+            guidance: float32 [B], required if and only if it is guided.
+        Raises:
+            ShapeError: an input does not fit the spec.
+        """
+        label, guidance = check_inputs(self.spec, noise, label, guidance)
+        largest = self.buckets[-1]
+        parts = []
+        for start in range(0, len(noise), largest):
+            rows = slice(start, start + largest)
+            parts.append(
+                self._run(
+                    np.ascontiguousarray(noise[rows]),
+                    None if label is None else label[rows],
+                    None if guidance is None else guidance[rows],
+                )
+            )
+        if len(parts) == 1:
+            return parts[0]
+        images = [p.image for p in parts if p.image is not None]
+        return Output(
+            sample=np.concatenate([p.sample for p in parts]),
+            image=np.concatenate(images) if images else None,
+        )
+
+    def generate(
+        self,
+        noise: NDArray[np.float32],
+        label: NDArray[np.int64] | None = None,
+        guidance: NDArray[np.float32] | None = None,
+    ) -> NDArray[Any]:
+        """Like ``run``: uint8 [B, H, W, C] images, or float32 [B, D] vectors."""
+        output = self.run(noise, label, guidance)
+        return output.sample if output.image is None else output.image
+
+
+def check_inputs(
+    spec: SampleSpec,
+    noise: NDArray[np.float32],
+    label: NDArray[np.int64] | None,
+    guidance: NDArray[np.float32] | None,
+) -> tuple[NDArray[np.int64] | None, NDArray[np.float32] | None]:
+    """Check engine inputs against a spec; return label and guidance in the graph's dtypes.
+
+    Raises:
+        ShapeError: what came and what was expected.
+    """
+    if noise.dtype != np.float32 or noise.ndim < 1 or noise.shape[1:] != spec.shape:
+        raise ShapeError(
+            f"noise {noise.dtype}{list(noise.shape)}: expected float32 [B, {list(spec.shape)}]"
+        )
+    batch = len(noise)
+    if batch == 0:
+        raise ShapeError("noise is an empty batch; expected at least one sample")
+    if spec.conditional:
+        if label is None or label.shape != (batch,) or label.dtype.kind not in "iu":
+            raise ShapeError(f"label: expected {batch} integers, one a sample")
+        if label.min() < 0 or label.max() > spec.classes:
+            raise ShapeError(
+                f"label {label.min()} … {label.max()}: expected 0 … {spec.classes - 1}, "
+                f"or {spec.classes} for none"
+            )
+        label = label.astype(np.int64, copy=False)
+    elif label is not None:
+        raise ShapeError("label given, but this generator has no classes; leave it out")
+    if spec.guidance is not None:
+        low, high = spec.guidance
+        if guidance is None or guidance.shape != (batch,):
+            raise ShapeError(f"guidance: expected {batch} numbers, one a sample")
+        if not (np.isfinite(guidance).all() and low <= guidance.min() and guidance.max() <= high):
+            raise ShapeError(f"guidance out of range: expected {low:g} … {high:g}")
+        guidance = guidance.astype(np.float32, copy=False)
+    elif guidance is not None:
+        raise ShapeError("guidance given, but this generator takes none; leave it out")
+    return label, guidance
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The engine class of that name, imported now.
+
+    Raises:
+        EngineError: there is none.
+    """
+    if name not in ENGINES:
+        raise EngineError(f"no engine {name!r}{nearest(name, ENGINES)}; there are {', '.join(ENGINES)}")
+    module, _, attribute = ENGINES[name].partition(":")
+    found: type[Engine] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def open_engine(
+    name: str,
+    bundle: Bundle,
+    variant: str | None = None,
+    options: EngineOptions | None = None,
+) -> Engine:
+    """Build an engine for a bundle; use it as a context manager.
+
+    Raises:
+        EngineError: no such engine.
+        BundleError: no such variant.
+    """
+    try:
+        return engine_class(name)(bundle, bundle.variant(variant), options)
+    except ModuleNotFoundError as e:
+        raise EngineError(f"engine {name!r} needs the package {e.name!r}, not installed here") from e
+    except MMFError:
+        raise

@@ -1,0 +1,1 @@
+"""The service, its batcher and the benchmark. Installed as mmf_deploy.serve."""

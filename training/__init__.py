@@ -1,0 +1,1 @@
+"""The trainer: the modular objective, data, the loop. Installed as mmf_deploy.training."""

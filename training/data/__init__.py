@@ -1,0 +1,1 @@
+"""The sources of training data, one file each."""
