@@ -1,0 +1,85 @@
+"""The total derivative du/dt along a tangent: exact forward mode, and without any JVP.
+
+du/dt = ∂_t u + ∇_x u · w, at fixed r (Eq. 5): the directional derivative of u along
+(w, 0, 1) in (x, r, t).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .paths import per_sample
+
+Field = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""u as a function of (x, r, t) alone; labels and the like are bound."""
+
+
+class Derivative(Protocol):
+    """Computes u and du/dt together."""
+
+    def __call__(
+        self, u: Field, x: Tensor, r: Tensor, t: Tensor, tangent: Tensor, keep_graph: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Evaluate.
+
+        Args:
+            x, tangent: float32 [B, …]; r, t: float32 [B].
+            keep_graph: whether gradients shall flow through du/dt. They always flow
+                through u.
+        Returns:
+            u(x, r, t) and du/dt, float32 [B, …] each.
+        """
+        ...
+
+
+@contextlib.contextmanager
+def _same_random_numbers(state: Tensor) -> Iterator[None]:
+    # every pass of a step must see the same dropout mask, or du/dt measures the mask
+    after = torch.get_rng_state()
+    torch.set_rng_state(state)
+    yield
+    torch.set_rng_state(after)
+
+
+def jvp(
+    u: Field, x: Tensor, r: Tensor, t: Tensor, tangent: Tensor, keep_graph: bool
+) -> tuple[Tensor, Tensor]:
+    """Exact forward-mode derivative (torch.func.jvp)."""
+
+    def at(x: Tensor, t: Tensor) -> Tensor:
+        return u(x, r, t)
+
+    if keep_graph:
+        value, dudt = torch.func.jvp(at, (x, t), (tangent, torch.ones_like(t)))
+        return value, dudt
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        _, dudt = torch.func.jvp(at, (x, t), (tangent, torch.ones_like(t)))
+    with _same_random_numbers(state):
+        return u(x, r, t), dudt
+
+
+STEP = 1e-3
+"""Step of the finite difference: its truncation error and float32's rounding balance here."""
+
+
+def finite_difference(
+    u: Field, x: Tensor, r: Tensor, t: Tensor, tangent: Tensor, keep_graph: bool
+) -> tuple[Tensor, Tensor]:
+    """One-sided difference (u(x, r, t) − u(x − h w, r, t − h))/h that reuses u(x, r, t)."""
+    state = torch.get_rng_state()
+    value = u(x, r, t)
+    step = torch.full_like(t, STEP)
+    context = contextlib.nullcontext() if keep_graph else torch.no_grad()
+    with context, _same_random_numbers(state):
+        before = u(x - per_sample(step, x) * tangent, r, t - step)
+        dudt = (value - before) / STEP
+    return value, dudt
+
+
+DERIVATIVES: dict[str, Derivative] = {"jvp": jvp, "finite_difference": finite_difference}

@@ -1,0 +1,96 @@
+"""The directory of a run: lock, checkpoints, log, sample grids.
+
+    runs/<name>/
+        checkpoints/step-…   mmf_deploy.checkpoint
+        samples/step-….png   grids of one-step samples
+        log.jsonl            one line every few steps
+        evaluation.json      quality of the finished run
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmf_deploy import checkpoint, files
+from mmf_deploy.errors import CheckpointError, TrainingError
+
+
+class RunDirectory:
+    """Paths and files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.evaluation = path / "evaluation.json"
+        self._log = path / "log.jsonl"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; what a killed process left half-written is removed.
+
+        Raises:
+            TrainingError: another process trains here.
+        """
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TrainingError(
+                    f"{self.path}: another process is training this run; wait for it, "
+                    "or choose another directory with --out"
+                ) from None
+            files.remove_leftovers(self.checkpoints)
+            yield
+
+    def newest(self) -> tuple[checkpoint.Checkpoint | None, list[str]]:
+        """The newest whole checkpoint, and a complaint about each newer one that is not."""
+        complaints = []
+        for path in reversed(checkpoint.find_all(self.path)):
+            try:
+                return checkpoint.read(path), complaints
+            except CheckpointError as e:
+                complaints.append(f"{e}; going back to the checkpoint before it")
+        return None, complaints
+
+    def prune(self, keep: int) -> None:
+        """Delete all but the newest ``keep`` checkpoints."""
+        for path in checkpoint.find_all(self.path)[:-keep]:
+            shutil.rmtree(path)
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to the log."""
+        with self._log.open("a") as f:
+            f.write(json.dumps(record) + "\n")
+
+    def rewind_log(self, step: int) -> None:
+        """Drop lines after ``step``, and a half-written last line: they will come again."""
+        if not self._log.exists():
+            return
+        kept = []
+        for line in self._log.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError):
+                continue
+        files.write_atomic(self._log, "".join(kept).encode())
+
+    def fresh(self) -> None:
+        """Remove everything that a run wrote here, and nothing else."""
+        for name in ("checkpoints", "samples"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for file in (self._log, self.evaluation):
+            file.unlink(missing_ok=True)
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
