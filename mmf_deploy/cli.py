@@ -112,3 +112,6 @@ def main_serve() -> None:
 def main_bench() -> None:
     """Entry point of `mmf-bench`."""
     _guarded(lambda args: _run_app(COMMANDS["bench"][0], "mmf-bench", args))
+
+if __name__ == "__main__":
+    main()

@@ -7,13 +7,14 @@ du/dt = ∂_t u + ∇_x u · w, at fixed r (Eq. 5): the directional derivative o
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor
-
-from .paths import per_sample
 
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 """u as a function of (x, r, t) alone; labels and the like are bound."""
@@ -46,10 +47,19 @@ def _same_random_numbers(state: Tensor) -> Iterator[None]:
     torch.set_rng_state(after)
 
 
+@functools.cache
+def _load_forward_rules() -> None:
+    # torch compiles these at the first jvp and warns of its own deprecated compiler
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        importlib.import_module("torch._decomp.decompositions_for_jvp")
+
+
 def jvp(
     u: Field, x: Tensor, r: Tensor, t: Tensor, tangent: Tensor, keep_graph: bool
 ) -> tuple[Tensor, Tensor]:
     """Exact forward-mode derivative (torch.func.jvp)."""
+    _load_forward_rules()
 
     def at(x: Tensor, t: Tensor) -> Tensor:
         return u(x, r, t)
@@ -69,16 +79,23 @@ STEP = 1e-3
 
 
 def finite_difference(
-    u: Field, x: Tensor, r: Tensor, t: Tensor, tangent: Tensor, keep_graph: bool
+    u: Field,
+    x: Tensor,
+    r: Tensor,
+    t: Tensor,
+    tangent: Tensor,
+    keep_graph: bool,
+    step: float = STEP,
 ) -> tuple[Tensor, Tensor]:
-    """One-sided difference (u(x, r, t) − u(x − h w, r, t − h))/h that reuses u(x, r, t)."""
+    """One-sided difference (u(x, r, t) − u(x − h w, r, t − h))/h that reuses u(x, r, t).
+
+    Its error is of first order in the step h: 1e-4 … 4e-3 of du/dt on random networks.
+    """
     state = torch.get_rng_state()
     value = u(x, r, t)
-    step = torch.full_like(t, STEP)
     context = contextlib.nullcontext() if keep_graph else torch.no_grad()
     with context, _same_random_numbers(state):
-        before = u(x - per_sample(step, x) * tangent, r, t - step)
-        dudt = (value - before) / STEP
+        dudt = (value - u(x - step * tangent, r, t - step)) / step
     return value, dudt
 
 

@@ -12,15 +12,16 @@ def sinusoidal(a: Tensor, dim: int) -> Tensor:
     """[sin(a f), cos(a f)] with f_k = 10000^(−k / (dim/2 − 1)).
 
     Args:
-        a: float32 [B], unscaled.
+        a: [B], unscaled; computed in float32 at least.
         dim: width of the embedding, even.
     Returns:
-        float32 [B, dim].
+        [B, dim].
     """
     half = dim // 2
-    k = torch.arange(half, dtype=torch.float32, device=a.device)
+    a = a if a.dtype == torch.float64 else a.float()
+    k = torch.arange(half, dtype=a.dtype, device=a.device)
     frequency = 10000.0 ** (-k / max(half - 1, 1))
-    angle = a.float()[:, None] * frequency
+    angle = a[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 

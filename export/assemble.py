@@ -1,0 +1,170 @@
+"""From a checkpoint to a bundle: export, compare, and only then write."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from mmf_deploy import __version__, bundle, checkpoint
+from mmf_deploy.errors import ConfigError, MMFError
+from mmf_deploy.images import save_grid
+from mmf_deploy.nn.sampler import Sampler
+
+from .card import render
+from .graph import fixed_inputs, frozen_sampler
+from .parity import BATCHES, TOLERANCES, compare, judge
+from .to_onnx import OPSET, GraphFacts, export_onnx
+
+GOLDEN_SEEDS = 16
+SAMPLE_COUNT = 100
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to export.
+
+    Attributes:
+        source: a checkpoint or a run.
+        out: where the bundle shall lie; it must not exist unless ``force``.
+        weights: "model" or an average; the slowest average if None.
+    """
+
+    source: Path
+    out: Path
+    weights: str | None = None
+    force: bool = False
+
+
+def export_bundle(
+    request: Request, on_progress: Callable[[str, int], None] = lambda stage, done: None
+) -> tuple[bundle.Bundle, GraphFacts]:
+    """Export a checkpoint as a bundle with an fp32 ONNX variant.
+
+    Args:
+        on_progress: called with the name of the stage and the samples compared so far.
+    Raises:
+        CheckpointError: the source cannot be read.
+        ConfigError: ``out`` exists.
+        ParityError: the graph differs from the checkpoint; nothing is written.
+    """
+    refuse_to_overwrite(request)
+    source = checkpoint.read(request.source)
+    weights = request.weights or source.default_weights()
+    sampler = frozen_sampler(source, weights)
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = Path(scratch) / "model.fp32.onnx"
+        on_progress("tracing", 0)
+        facts = export_onnx(sampler, graph)
+        done = 0
+
+        def compared(batch: int) -> None:
+            nonlocal done
+            done += batch
+            on_progress("comparing", done)
+
+        on_progress("comparing", 0)
+        parity = compare(sampler, graph, BATCHES, compared)
+        judge(parity, TOLERANCES["fp32"], graph.name)
+        variant = bundle.Variant(
+            name="fp32", file=graph.name, precision="fp32", opset=OPSET, parity=parity.as_dict()
+        )
+        manifest = _manifest(request, source, weights, variant, sampler)
+
+        def fill(directory: Path) -> None:
+            shutil.copy(graph, directory / graph.name)
+            _golden(sampler).save(directory / bundle.GOLDEN)
+            _samples(sampler, directory / "samples.png")
+            (directory / "README.md").write_text(render(manifest, {variant.name: facts}))
+
+        on_progress("writing", sum(BATCHES))
+        written = bundle.write(request.out, manifest, fill)
+    return written, facts
+
+
+def refuse_to_overwrite(request: Request) -> None:
+    """Raise ConfigError if something is in the way that may not be replaced."""
+    if not request.out.exists():
+        return
+    if not request.force:
+        raise ConfigError(f"{request.out} exists; choose another --out, or replace it with --force")
+    if not (request.out / bundle.MANIFEST).is_file() and any(request.out.iterdir()):
+        raise ConfigError(f"{request.out} is not a bundle; --force replaces only bundles")
+
+
+def _manifest(
+    request: Request,
+    source: checkpoint.Checkpoint,
+    weights: str,
+    variant: bundle.Variant,
+    sampler: Sampler,
+) -> bundle.Manifest:
+    return bundle.Manifest(
+        name=request.out.name,
+        spec=source.spec,
+        variants=[variant],
+        source=bundle.Source(
+            run=str(source.meta.get("name", "unknown")),
+            step=source.step,
+            weights=weights,
+            weights_sha256=source.weights_hash(weights),
+            parameters=sum(p.numel() for p in sampler.net.parameters()),
+        ),
+        recipe=source.config,
+        quality=_measured_quality(source),
+        versions={
+            "mmf-deploy": __version__,
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+            "python": platform.python_version(),
+        },
+    )
+
+
+def _measured_quality(source: checkpoint.Checkpoint) -> dict[str, Any]:
+    """What training measured of this very checkpoint, if it did."""
+    path = source.path.parent.parent / "evaluation.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if found.pop("step", None) == source.step else {}
+
+
+@torch.inference_mode()
+def _golden(sampler: Sampler) -> bundle.Golden:
+    spec = sampler.net.spec
+    inputs = fixed_inputs(spec, GOLDEN_SEEDS)
+    tolerance = TOLERANCES["fp32"]
+    return bundle.Golden(
+        seeds=np.arange(GOLDEN_SEEDS, dtype=np.int64),
+        labels=inputs.label,
+        guidance=inputs.guidance,
+        outputs=sampler(**inputs.tensors())[-1].numpy(),
+        tolerance={"fp32": tolerance.levels if spec.is_image else tolerance.absolute},
+    )
+
+
+@torch.inference_mode()
+def _samples(sampler: Sampler, path: Path) -> None:
+    spec = sampler.net.spec
+    if not spec.is_image:
+        return
+    # one row a class reads best; a large network draws fewer, since each costs a quarter second
+    count = SAMPLE_COUNT if spec.elements <= 1024 else 36
+    images = sampler(**fixed_inputs(spec, count).tensors())[1].numpy()
+    if spec.classes == 10 and count == SAMPLE_COUNT:
+        images = images.reshape(10, 10, *images.shape[1:]).swapaxes(0, 1).reshape(images.shape)
+    save_grid(path, images)
+
+
+__all__ = ["MMFError", "Request", "export_bundle"]
