@@ -74,16 +74,25 @@ class Checkpoint:
         Raises:
             CheckpointError: the checkpoint has no such file.
         """
-        file = f"{name or self.default_weights()}.safetensors"
-        if file not in self.file_hashes:
-            have = ", ".join(f.removesuffix(".safetensors") for f in sorted(self.file_hashes))
-            raise CheckpointError(f"{self.path}: no weights {name!r}; it has {have}")
+        file = self._file(name)
         loaded = require("safetensors.numpy", "train").load_file(self.path / file)
         return dict(loaded)
 
     def weights_hash(self, name: str | None = None) -> str:
-        """SHA-256 of one weight file: what a bundle records as its source."""
-        return self.file_hashes[f"{name or self.default_weights()}.safetensors"]
+        """SHA-256 of one weight file: what a bundle records as its source.
+
+        Raises:
+            CheckpointError: the checkpoint has no such file.
+        """
+        return self.file_hashes[self._file(name)]
+
+    def _file(self, name: str | None) -> str:
+        file = f"{name or self.default_weights()}.safetensors"
+        if file not in self.file_hashes:
+            ending = ".safetensors"
+            have = [f.removesuffix(ending) for f in sorted(self.file_hashes) if f.endswith(ending)]
+            raise CheckpointError(f"{self.path}: no weights {name!r}; it has {', '.join(have)}")
+        return file
 
 
 def write(
@@ -157,11 +166,11 @@ def read(path: Path) -> Checkpoint:
     """
     path = resolve(path)
     try:
-        record = json.loads((path / "meta.json").read_text())
+        record = dict(json.loads((path / "meta.json").read_text()))
         schema = record.pop("schema")
         if schema != SCHEMA:
             raise CheckpointError(f"{path}: checkpoint schema {schema}, this version reads {SCHEMA}")
-        hashes: dict[str, str] = record.pop("files")
+        hashes: dict[str, str] = dict(record.pop("files"))
         _verify(path, hashes)
         return Checkpoint(
             path=path,

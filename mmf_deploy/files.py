@@ -82,4 +82,10 @@ def stays_inside(directory: Path, name: str) -> bool:
     pure = PurePosixPath(name)
     if not name or "\\" in name or pure.is_absolute() or ".." in pure.parts:
         return False
-    return (directory / name).resolve().is_relative_to(directory.resolve())
+    try:
+        fits = len(os.fsencode(name)) <= 255
+        # not Path.resolve, which raises on a loop of links
+        target = Path(os.path.realpath(directory / name))
+    except ValueError:  # a null byte, half a character
+        return False
+    return fits and target.is_relative_to(os.path.realpath(directory))

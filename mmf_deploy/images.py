@@ -68,7 +68,13 @@ def grid(images: NDArray[np.uint8], columns: int | None = None, scale: int = 1) 
         scale: each pixel becomes a scale × scale block.
     Returns:
         uint8 [rows, columns, C] pixels, two pixels apart.
+    Raises:
+        ShapeError: no images, or not an array of images.
     """
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
+        raise ShapeError(
+            f"images of shape {images.shape}, {images.dtype}: expected uint8 [B, H, W, C]"
+        )
     count, _, _, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

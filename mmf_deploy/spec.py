@@ -38,8 +38,8 @@ class SampleSpec(BaseModel):
             raise SpecError(f"classes = {self.classes}: expected 0 (unconditional) or more")
         if self.class_names and len(self.class_names) != self.classes:
             raise SpecError(f"{len(self.class_names)} class names for {self.classes} classes")
-        if self.guidance is not None and not 1.0 <= self.guidance[0] <= self.guidance[1]:
-            raise SpecError(f"guidance range {self.guidance}: expected 1 <= low <= high")
+        if self.guidance is not None and not 1.0 <= self.guidance[0] <= self.guidance[1] < math.inf:
+            raise SpecError(f"guidance range {self.guidance}: expected 1 <= low <= high < ∞")
         return self
 
     @property

@@ -187,7 +187,7 @@ def check_inputs(
                 f"label {label.min()} … {label.max()}: expected 0 … {spec.classes - 1}, "
                 f"or {spec.classes} for none"
             )
-        label = label.astype(np.int64, copy=False)
+        label = np.ascontiguousarray(label, np.int64)
     elif label is not None:
         raise ShapeError("label given, but this generator has no classes; leave it out")
     if spec.guidance is not None:
@@ -196,7 +196,7 @@ def check_inputs(
             raise ShapeError(f"guidance: expected {batch} numbers, one a sample")
         if not (np.isfinite(guidance).all() and low <= guidance.min() and guidance.max() <= high):
             raise ShapeError(f"guidance out of range: expected {low:g} … {high:g}")
-        guidance = guidance.astype(np.float32, copy=False)
+        guidance = np.ascontiguousarray(guidance, np.float32)
     elif guidance is not None:
         raise ShapeError("guidance given, but this generator takes none; leave it out")
     return label, guidance

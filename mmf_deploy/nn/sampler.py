@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,8 @@ class Sampler(nn.Module):
 
     def __init__(self, net: nn.Module, grid: Sequence[float] = (1.0, 0.0), is_image: bool = True):
         super().__init__()
-        if len(grid) < 2 or grid[0] != 1.0 or grid[-1] != 0.0 or list(grid) != sorted(grid)[::-1]:
+        falls = all(later < earlier for earlier, later in pairwise(grid))
+        if len(grid) < 2 or grid[0] != 1.0 or grid[-1] != 0.0 or not falls:
             raise ConfigError(f"time grid {tuple(grid)}: expected falling times from 1 to 0")
         self.net = net
         self.is_image = is_image

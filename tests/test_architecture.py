@@ -1,0 +1,144 @@
+"""The rules of the house, as tests: who may import whom, and what an install contains."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("training", "export", "serve")
+TORCH_ALLOWED = {"mmf_deploy/engines/torch_engine.py"}
+
+
+def sources(folder):
+    return sorted(p for p in (ROOT / folder).rglob("*.py") if "__pycache__" not in p.parts)
+
+
+def imports(path):
+    """Absolute imported module names, anywhere in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module
+
+
+def top_level_imports(path):
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_never_imports_another_stage(stage):
+    forbidden = [f"{prefix}{s}" for s in STAGES if s != stage for prefix in ("mmf_deploy.", "")]
+    files = sources(stage)
+    assert files
+    for path in files:
+        for name in imports(path):
+            assert not any(name == f or name.startswith(f"{f}.") for f in forbidden), (path, name)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_imports_its_own_siblings_relatively(stage):
+    for path in sources(stage):
+        for name in imports(path):
+            assert not name.startswith(f"mmf_deploy.{stage}"), (path, name)
+
+
+def test_the_core_imports_no_stage():
+    for path in sources("mmf_deploy"):
+        for name in imports(path):
+            assert not any(name.startswith(f"mmf_deploy.{s}") for s in STAGES), (path, name)
+
+
+def test_only_networks_and_the_torch_engine_import_torch_in_the_core():
+    for path in sources("mmf_deploy"):
+        relative = path.relative_to(ROOT).as_posix()
+        if relative.startswith("mmf_deploy/nn/") or relative in TORCH_ALLOWED:
+            continue
+        assert "torch" not in {name.split(".")[0] for name in imports(path)}, relative
+
+
+def test_nothing_of_the_serve_stage_imports_torch():
+    for path in sources("serve"):
+        assert "torch" not in {name.split(".")[0] for name in imports(path)}, path
+
+
+def test_no_module_bears_the_name_of_a_package_it_uses():
+    for folder in ("mmf_deploy", *STAGES):
+        for path in sources(folder):
+            names = {name.split(".")[0] for name in imports(path)}
+            assert path.stem not in names or path.stem == "__init__", path
+
+
+def test_command_modules_import_nothing_heavy():
+    heavy = {"torch", "onnx", "onnxruntime", "fastapi", "uvicorn", "matplotlib", "sklearn"}
+    for path in [*(ROOT / s / "cli.py" for s in STAGES), ROOT / "serve" / "bench_cli.py"]:
+        assert not heavy & {name.split(".")[0] for name in top_level_imports(path)}, path
+
+
+def test_every_package_is_listed_for_installation():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = set(project["tool"]["setuptools"]["packages"])
+    found = set()
+    for folder in ("mmf_deploy", *STAGES):
+        for path in sources(folder):
+            if path.name == "__init__.py":
+                dotted = path.parent.relative_to(ROOT).as_posix().replace("/", ".")
+                found.add(dotted if folder == "mmf_deploy" else f"mmf_deploy.{dotted}")
+    assert found == listed
+    mapped = project["tool"]["setuptools"]["package-dir"]
+    assert {f"mmf_deploy.{s}": s for s in STAGES}.items() <= mapped.items()
+
+
+def test_every_folder_with_modules_is_a_package():
+    for folder in ("mmf_deploy", *STAGES):
+        for path in sources(folder):
+            assert (path.parent / "__init__.py").is_file(), path.parent
+
+
+SERVE_WITHOUT_TORCH = """
+import sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch" or name.startswith("torch."):
+            raise AssertionError("torch was imported")
+
+sys.meta_path.insert(0, NoTorch())
+
+import pkgutil, importlib
+import mmf_deploy.serve
+for module in pkgutil.walk_packages(mmf_deploy.serve.__path__, "mmf_deploy.serve."):
+    importlib.import_module(module.name)
+
+from mmf_deploy import bundle as bundles, noise
+from mmf_deploy.embedded import digits_bundle
+from mmf_deploy.engines.base import open_engine
+
+bundle = bundles.load(digits_bundle())
+with open_engine("onnxruntime", bundle) as engine:
+    bundles.verify_golden(bundle, engine, bundle.variant())
+assert "torch" not in sys.modules
+print("served without torch")
+"""
+
+
+def test_the_whole_serving_path_runs_where_importing_torch_raises():
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE_WITHOUT_TORCH], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == "served without torch", done.stderr
+
+
+def test_the_trap_of_the_test_above_works():
+    code = SERVE_WITHOUT_TORCH.replace("import mmf_deploy.serve", "import torch", 1)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "torch was imported" in done.stderr

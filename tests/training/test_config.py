@@ -1,0 +1,76 @@
+"""Recipes and what the command line sets on top."""
+
+import pytest
+import yaml
+
+from mmf_deploy.errors import ConfigError
+from mmf_deploy.nn.build import build_network
+from mmf_deploy.training.config import load_config, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_valid_and_its_network_builds(name):
+    config = load_config(name)
+    spec = config.load_data().spec
+    assert sum(p.numel() for p in build_network(spec, config.network.model_dump()).parameters())
+
+
+def test_set_overrides_nested_keys_with_yaml_values():
+    config = load_config("digits", ["objective.lam=0.5", "loop.ema=[0.9, 0.99]", "seed=7"])
+    assert config.objective.lam == 0.5
+    assert config.loop.ema == (0.9, 0.99)
+    assert config.seed == 7
+
+
+def test_a_named_objective_sets_the_parts_that_are_not_given():
+    config = load_config("digits", ["objective.name=meanflow"])
+    assert config.objective.tangent == "conditional"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("objective.lamda=1", "unknown key 'objective.lamda' (did you mean 'objective.lam'?)"),
+        ("looop.steps=1", "unknown key 'looop' (did you mean 'loop'?)"),
+        ("network.model_chanels=8", "did you mean 'network.model_channels'?"),
+        ("objective.time_pairs.gap_fracton=1", "did you mean 'objective.time_pairs.gap_fraction'?"),
+        ("data.source=digts", "data.source 'digts' (did you mean 'digits'?)"),
+        ("data.size=3", "unknown key 'data.size'"),
+        ("loop.steps=-1", "loop.steps = -1"),
+        ("loop.steps=many", "loop.steps = 'many'"),
+        ("optimizer.lr=0", "optimizer.lr = 0"),
+        ("objective.name=mmff", "objective.name 'mmff' (did you mean 'mmf'?)"),
+        ("objective.tangent=none", "objective.tangent = 'none'"),
+        ("steps", "expected key.path=value"),
+        ("loop.steps.deep=1", "'steps' is a value, not a section"),
+        ("loop=[", "not valid YAML"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_the_nearest_valid_one(override, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config("digits", [override]).load_data()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'digits'"):
+        load_config("digit")
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "just words"])
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        load_config(str(path))
+
+
+def test_a_recipe_file_of_ones_own_is_read(tmp_path):
+    content = load_config("digits").model_dump(mode="json")
+    content["name"] = "mine"
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert load_config(str(path)).name == "mine"
+    with pytest.raises(ConfigError, match="no such recipe file"):
+        load_config(str(tmp_path / "missing.yaml"))
