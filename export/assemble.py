@@ -16,9 +16,10 @@ import onnx
 import torch
 
 from mmf_deploy import __version__, bundle, checkpoint
-from mmf_deploy.errors import ConfigError, MMFError
+from mmf_deploy.errors import ConfigError
 from mmf_deploy.images import save_grid
 from mmf_deploy.nn.sampler import Sampler
+from mmf_deploy.spec import SampleSpec
 
 from .card import render
 from .graph import fixed_inputs, frozen_sampler
@@ -64,7 +65,7 @@ def export_bundle(
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch) / "model.fp32.onnx"
         on_progress("tracing", 0)
-        facts = export_onnx(sampler, graph)
+        facts = export_onnx(sampler, source.spec, graph)
         done = 0
 
         def compared(batch: int) -> None:
@@ -73,7 +74,7 @@ def export_bundle(
             on_progress("comparing", done)
 
         on_progress("comparing", 0)
-        parity = compare(sampler, graph, BATCHES, compared)
+        parity = compare(sampler, source.spec, graph, BATCHES, compared)
         judge(parity, TOLERANCES["fp32"], graph.name)
         variant = bundle.Variant(
             name="fp32", file=graph.name, precision="fp32", opset=OPSET, parity=parity.as_dict()
@@ -82,8 +83,8 @@ def export_bundle(
 
         def fill(directory: Path) -> None:
             shutil.copy(graph, directory / graph.name)
-            _golden(sampler).save(directory / bundle.GOLDEN)
-            _samples(sampler, directory / "samples.png")
+            _golden(sampler, source.spec).save(directory / bundle.GOLDEN)
+            _samples(sampler, source.spec, directory / "samples.png")
             (directory / "README.md").write_text(render(manifest, {variant.name: facts}))
 
         on_progress("writing", sum(BATCHES))
@@ -141,8 +142,7 @@ def _measured_quality(source: checkpoint.Checkpoint) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def _golden(sampler: Sampler) -> bundle.Golden:
-    spec = sampler.net.spec
+def _golden(sampler: Sampler, spec: SampleSpec) -> bundle.Golden:
     inputs = fixed_inputs(spec, GOLDEN_SEEDS)
     tolerance = TOLERANCES["fp32"]
     return bundle.Golden(
@@ -155,8 +155,7 @@ def _golden(sampler: Sampler) -> bundle.Golden:
 
 
 @torch.inference_mode()
-def _samples(sampler: Sampler, path: Path) -> None:
-    spec = sampler.net.spec
+def _samples(sampler: Sampler, spec: SampleSpec, path: Path) -> None:
     if not spec.is_image:
         return
     # one row a class reads best; a large network draws fewer, since each costs a quarter second
@@ -165,6 +164,3 @@ def _samples(sampler: Sampler, path: Path) -> None:
     if spec.classes == 10 and count == SAMPLE_COUNT:
         images = images.reshape(10, 10, *images.shape[1:]).swapaxes(0, 1).reshape(images.shape)
     save_grid(path, images)
-
-
-__all__ = ["MMFError", "Request", "export_bundle"]

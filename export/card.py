@@ -17,6 +17,8 @@ def render(manifest: Manifest, facts: dict[str, GraphFacts]) -> str:
         f"{v.opset} | {v.parity['max_abs']:.1e} | {v.parity['max_levels']:.0f} |"
         for v in manifest.variants
     )
+    label = ", its label" if spec.conditional else ""
+    accept, file = ("image/png", "samples.png") if spec.is_image else ("application/x-npy", "x.npy")
     image = "\n![samples](samples.png)\n" if spec.is_image else ""
     return f"""# {manifest.name}
 
@@ -48,10 +50,10 @@ Differences are to the PyTorch sampler of the checkpoint, on the CPU with ONNX R
 
 ```
 mmf-serve PATH_OF_THIS_FOLDER
-curl -s localhost:8000/v1/generate -H 'accept: image/png' -d '{{"n": 16, "seed": 0}}' -o samples.png
+curl -s localhost:8000/v1/generate -H 'accept: {accept}' -d '{{"n": 16, "seed": 0}}' -o {file}
 ```
 
-An image depends on this bundle, its seed{", its label" if spec.conditional else ""} and nothing else.
+A sample depends on this bundle, its seed{label} and nothing else.
 """
 
 

@@ -17,15 +17,13 @@ def export(
     checkpoint: Annotated[
         Path, typer.Argument(help="A checkpoint, or a run (its newest checkpoint is taken).")
     ],
-    out: Annotated[
-        Path | None, typer.Option(help="The bundle; bundles/NAME if not given.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The bundle; bundles/NAME if not given.")] = None,
     weights: Annotated[
         str | None, typer.Option(help="model, or an average such as ema-0.995; the slowest one.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that exists.")] = False,
 ) -> None:
-    """Freeze the one-step sampler of a checkpoint into ONNX, compare every image, write a bundle."""
+    """Freeze the one-step sampler of a checkpoint into ONNX, compare every image, write."""
     require("torch", "export")
     require("onnx", "export")
     require("onnxscript", "export")

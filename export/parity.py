@@ -11,6 +11,7 @@ import torch
 
 from mmf_deploy.errors import ParityError, require
 from mmf_deploy.nn.sampler import Sampler
+from mmf_deploy.spec import SampleSpec
 
 from .graph import fixed_inputs
 
@@ -60,6 +61,7 @@ class Parity:
 
 def compare(
     sampler: Sampler,
+    spec: SampleSpec,
     path: Path,
     batches: Sequence[int] = BATCHES,
     on_progress: Callable[[int], None] | None = None,
@@ -76,7 +78,7 @@ def compare(
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     worst, squares, elements, levels, seed = 0.0, 0.0, 0, 0, 0
     for batch in batches:
-        inputs = fixed_inputs(sampler.net.spec, batch, seed)
+        inputs = fixed_inputs(spec, batch, seed)
         seed += batch
         found = session.run(None, inputs.named())
         with torch.inference_mode():

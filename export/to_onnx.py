@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 
 from mmf_deploy.errors import ParityError
 from mmf_deploy.nn.sampler import Sampler
+from mmf_deploy.spec import SampleSpec
 
 from .graph import fixed_inputs
 
@@ -36,7 +38,7 @@ class GraphFacts:
     bytes: int
 
 
-def export_onnx(sampler: Sampler, path: Path) -> GraphFacts:
+def export_onnx(sampler: Sampler, spec: SampleSpec, path: Path) -> GraphFacts:
     """Export and check a sampler.
 
     Inputs ``noise`` float32 [batch, *shape], ``label`` int64 [batch] and ``guidance``
@@ -46,7 +48,6 @@ def export_onnx(sampler: Sampler, path: Path) -> GraphFacts:
     Raises:
         ParityError: the graph is not valid ONNX, or its batch is not dynamic.
     """
-    spec = sampler.net.spec
     # batch 2: the exporter would take a batch of 1 for a constant
     inputs = fixed_inputs(spec, 2).tensors()
     batch = torch.export.Dim("batch")
@@ -103,7 +104,7 @@ def check_graph(path: Path) -> GraphFacts:
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
+def _quiet() -> Iterator[None]:
     """The exporter prints progress and warns of its own deprecations; neither helps a user."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

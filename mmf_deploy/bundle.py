@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmf_deploy import files, noise
-from mmf_deploy.errors import BundleError, MMFError
+from mmf_deploy.errors import BundleError, SpecError
 from mmf_deploy.spec import SampleSpec
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MANIFEST = "bundle.json"
 GOLDEN = "golden.npz"
+
+# what numpy and zipfile raise at a file that is not, or no longer, an archive of arrays
+_UNREADABLE = (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError,
+               zlib.error, zipfile.BadZipFile)  # fmt: skip
 
 
 class Variant(BaseModel):
@@ -123,18 +128,19 @@ class Golden:
             BundleError: it is not such a file.
         """
         try:
-            with np.load(path, allow_pickle=False) as data:
+            # opened here, since np.load leaves the file open when it is not an archive
+            with path.open("rb") as f, np.load(f, allow_pickle=False) as data:
                 prefix = "tolerance."
                 return cls(
                     seeds=data["seeds"],
-                    labels=data["labels"] if "labels" in data else None,
-                    guidance=data["guidance"] if "guidance" in data else None,
+                    labels=data.get("labels"),
+                    guidance=data.get("guidance"),
                     outputs=data["outputs"],
                     tolerance={
                         k.removeprefix(prefix): float(data[k]) for k in data if k.startswith(prefix)
                     },
                 )
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as e:
+        except _UNREADABLE as e:
             raise BundleError(f"{path}: not readable golden images ({e!r})") from e
 
 
@@ -198,11 +204,14 @@ def load(path: Path) -> Bundle:
 
     Raises:
         BundleError: missing, of another schema, a path that leaves the directory, or a file
-            that differs from its hash; the message names the file, the expected and the found value.
+            that differs from its hash; the message names the file, what was expected and
+            what was found.
     """
     file = path / MANIFEST
     if not file.is_file():
-        raise BundleError(f"{path}: no bundle here (no {MANIFEST}); make one: mmf-export CHECKPOINT")
+        raise BundleError(
+            f"{path}: no bundle here (no {MANIFEST}); make one: mmf-export CHECKPOINT"
+        )
     raw = file.read_bytes()
     manifest = _parse(file, raw)
     for name, expected in manifest.files.items():
@@ -218,18 +227,22 @@ def load(path: Path) -> Bundle:
 def _parse(file: Path, raw: bytes) -> Manifest:
     try:
         content = json.loads(raw)
-        found = content.get("schema_version") if isinstance(content, dict) else None
-        if found != SCHEMA:
-            raise BundleError(
-                f"{file}: schema version {found}, this version reads {SCHEMA}; "
-                "export it again: mmf-export CHECKPOINT --out BUNDLE"
-            )
+    except (ValueError, RecursionError) as e:
+        raise BundleError(f"{file}: not a valid manifest ({e})") from e
+    found = content.get("schema_version") if isinstance(content, dict) else None
+    if found != SCHEMA:
+        raise BundleError(
+            f"{file}: schema version {found}, this version reads {SCHEMA}; "
+            "export it again: mmf-export CHECKPOINT --out BUNDLE"
+        )
+    try:
         manifest = Manifest.model_validate(content)
-    except (ValueError, ValidationError) as e:
-        first = str(e).splitlines()[0]
-        raise BundleError(f"{file}: not a valid manifest ({first})") from e
-    except MMFError as e:
-        raise BundleError(f"{file}: {e}") from e if not isinstance(e, BundleError) else None
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{file}: not a valid manifest ({where}: {first['msg']})") from e
+    except SpecError as e:
+        raise BundleError(f"{file}: {e}") from e
     if not manifest.variants:
         raise BundleError(f"{file}: lists no variant; export it again")
     return manifest
@@ -237,7 +250,9 @@ def _parse(file: Path, raw: bytes) -> Manifest:
 
 def _verify(path: Path, name: str, expected: str) -> None:
     if not files.stays_inside(path, name):
-        raise BundleError(f"{path / MANIFEST}: path {name!r} leaves the bundle's directory; refused")
+        raise BundleError(
+            f"{path / MANIFEST}: path {name!r} leaves the bundle's directory; refused"
+        )
     if not (path / name).is_file():
         raise BundleError(f"{path / name}: missing; expected a file with SHA-256 {expected}")
     found = files.sha256(path / name)
@@ -266,12 +281,19 @@ def verify_golden(bundle: Bundle, engine: Engine, variant: Variant) -> float:
         label = None if golden.labels is None else golden.labels[rows]
         guidance = None if golden.guidance is None else golden.guidance[rows]
         found = engine.generate(x1[rows], label, guidance).astype(np.float64)
-        difference = np.abs(found - golden.outputs[rows].astype(np.float64))
-        worst = max(worst, float(difference.max()))
-        if not worst <= tolerance:  # also catches NaN
+        expected = golden.outputs[rows].astype(np.float64)
+        if found.shape != expected.shape:
+            raise BundleError(
+                f"{bundle.path / GOLDEN}: outputs of shape {list(expected.shape)}; "
+                f"{bundle.file(variant).name} gives {list(found.shape)}"
+            )
+        difference = np.abs(found - expected)
+        largest = float(difference.max())
+        if not largest <= tolerance:  # also catches NaN
             image = int(difference.reshape(len(difference), -1).max(axis=1).argmax())
             raise BundleError(
                 f"{bundle.file(variant)}: golden image of seed {golden.seeds[image]} differs by "
-                f"{worst:g} through engine {engine.name!r}; expected at most {tolerance:g}"
+                f"{largest:g} through engine {engine.name!r}; expected at most {tolerance:g}"
             )
+        worst = max(worst, largest)
     return worst

@@ -70,7 +70,7 @@ class Checkpoint:
         """Read one weight file.
 
         Args:
-            name: "model", "optimizer" or the name of an average; ``default_weights()`` if not given.
+            name: "model", "optimizer" or an average; ``default_weights()`` if not given.
         Raises:
             CheckpointError: the checkpoint has no such file.
         """
@@ -149,7 +149,9 @@ def resolve(path: Path) -> Path:
     if (path / "meta.json").is_file():
         return path
     if not path.exists():
-        raise CheckpointError(f"{path}: no such checkpoint or run; train one first: mmf-train digits")
+        raise CheckpointError(
+            f"{path}: no such checkpoint or run; train one first: mmf-train digits"
+        )
     found = find_all(path)
     if not found:
         raise CheckpointError(
@@ -169,7 +171,9 @@ def read(path: Path) -> Checkpoint:
         record = dict(json.loads((path / "meta.json").read_text()))
         schema = record.pop("schema")
         if schema != SCHEMA:
-            raise CheckpointError(f"{path}: checkpoint schema {schema}, this version reads {SCHEMA}")
+            raise CheckpointError(
+                f"{path}: checkpoint schema {schema}, this version reads {SCHEMA}"
+            )
         hashes: dict[str, str] = dict(record.pop("files"))
         _verify(path, hashes)
         return Checkpoint(
@@ -197,5 +201,6 @@ def _verify(path: Path, hashes: Mapping[str, str]) -> None:
         found = files.sha256(file)
         if found != expected:
             raise CheckpointError(
-                f"{file}: corrupt: expected SHA-256 {expected}, found {found}; use another checkpoint"
+                f"{file}: corrupt: expected SHA-256 {expected}, found {found}; "
+                "use another checkpoint"
             )

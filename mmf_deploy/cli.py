@@ -16,7 +16,10 @@ from mmf_deploy.errors import MMFError
 
 # name -> (module, one line of help); every module has a typer app called `app`
 COMMANDS = {
-    "quickstart": ("mmf_deploy.quickstart", "Train, export, benchmark and serve digits in minutes."),
+    "quickstart": (
+        "mmf_deploy.quickstart",
+        "Train, export, benchmark and serve digits in minutes.",
+    ),
     "train": ("mmf_deploy.training.cli", "Train a one-step generator from a recipe."),
     "export": ("mmf_deploy.export.cli", "Freeze a checkpoint into a verified bundle."),
     "serve": ("mmf_deploy.serve.cli", "Serve a bundle over HTTP."),
@@ -112,6 +115,7 @@ def main_serve() -> None:
 def main_bench() -> None:
     """Entry point of `mmf-bench`."""
     _guarded(lambda args: _run_app(COMMANDS["bench"][0], "mmf-bench", args))
+
 
 if __name__ == "__main__":
     main()

@@ -103,7 +103,7 @@ class OverloadedError(RequestError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the valid name closest to ``name``, or an empty string."""
+    """`` (did you mean 'x'?)`` for the valid name closest to ``name``, or an empty string."""
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

@@ -78,7 +78,7 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def stays_inside(directory: Path, name: str) -> bool:
-    """True if the relative POSIX path ``name`` names a file inside ``directory``, links followed."""
+    """True if the relative path ``name`` names a file inside ``directory``, links followed."""
     pure = PurePosixPath(name)
     if not name or "\\" in name or pure.is_absolute() or ".." in pure.parts:
         return False

@@ -59,7 +59,9 @@ def encode(image: NDArray[np.uint8], kind: str = "png", quality: int = 90) -> by
     return out.getvalue()
 
 
-def grid(images: NDArray[np.uint8], columns: int | None = None, scale: int = 1) -> NDArray[np.uint8]:
+def grid(
+    images: NDArray[np.uint8], columns: int | None = None, scale: int = 1
+) -> NDArray[np.uint8]:
     """Arrange images in a grid on a white ground.
 
     Args:

@@ -20,7 +20,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def inspect(
     path: Annotated[
-        Path | None, typer.Argument(help="A bundle, a checkpoint or a run; embedded digits if none.")
+        Path | None,
+        typer.Argument(help="A bundle, a checkpoint or a run; embedded digits if none."),
     ] = None,
 ) -> None:
     """Verify and show a bundle or a checkpoint."""
@@ -82,7 +83,10 @@ def _checkpoint(path: Path) -> list[tuple[str, str]]:
         ("sample", _sample(found.spec)),
         ("network", network),
         ("objective", str(found.config.get("objective", {}).get("name"))),
-        ("weights", ", ".join(["model", *found.emas]) + f"; sampled with {found.default_weights()}"),
+        (
+            "weights",
+            ", ".join(["model", *found.emas]) + f"; sampled with {found.default_weights()}",
+        ),
         ("made with", ", ".join(f"{k} {v}" for k, v in found.meta.get("versions", {}).items())),
         ("files", "\n".join(f"{h[:16]}…  {name}" for name, h in found.file_hashes.items())),
         ("", "every hash verified"),

@@ -53,7 +53,8 @@ def gaussian(seed: int, shape: Sequence[int]) -> NDArray[np.float32]:
     Raises:
         ShapeError: the seed is no integer or out of range.
     """
-    return gaussian_batch([seed], shape)[0]
+    noise: NDArray[np.float32] = gaussian_batch([seed], shape)[0]
+    return noise
 
 
 def gaussian_batch(seeds: Sequence[int], shape: Sequence[int]) -> NDArray[np.float32]:
@@ -66,7 +67,8 @@ def gaussian_batch(seeds: Sequence[int], shape: Sequence[int]) -> NDArray[np.flo
     uniform = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
     radius = np.sqrt(-2.0 * np.log1p(-uniform[:, 0::2]))
     angle = 2.0 * np.pi * uniform[:, 1::2]
-    normal = np.empty(words.shape, np.float64)
+    normal: NDArray[np.float64] = np.empty(words.shape, np.float64)
     normal[:, 0::2] = radius * np.cos(angle)
     normal[:, 1::2] = radius * np.sin(angle)
-    return normal[:, :count].astype(np.float32).reshape(-1, *shape)
+    noise: NDArray[np.float32] = normal[:, :count].astype(np.float32).reshape(-1, *shape)
+    return noise

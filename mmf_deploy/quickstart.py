@@ -118,7 +118,9 @@ def _through_service(bundle: Path) -> tuple[np.ndarray, float, float]:
             alone = _post(url, {"n": 1, "seed": seed})
             times.append((time.perf_counter() - began) * 1e3)
             if not _levels(alone, many[seed : seed + 1]) <= 1:
-                raise ParityError(f"seed {seed} gives another image alone than in a batch of {SEEDS}")
+                raise ParityError(
+                    f"seed {seed} gives another image alone than in a batch of {SEEDS}"
+                )
     once = float(np.median(times))
     typer.echo(f"ready after {started_in:.2f} s; one image by HTTP in {once:.1f} ms (median)")
     typer.echo(f"{SEEDS} seeds, each alone and all in one batch: the same images")
@@ -148,7 +150,9 @@ def _compare(served: np.ndarray, run: Path, out: Path) -> int:
     levels = _levels(served, np.load(path))
     typer.echo(f"largest difference over {SEEDS} seeds: {levels} of 255 levels")
     if levels > 1:
-        raise ParityError(f"the service's images differ from PyTorch's by {levels} levels, allowed 1")
+        raise ParityError(
+            f"the service's images differ from PyTorch's by {levels} levels, allowed 1"
+        )
     return levels
 
 
@@ -170,14 +174,15 @@ def _summary(
     typer.secho(f"\nDone in {seconds:.0f} s", bold=True)
     if quality:
         typer.echo(
-            f"  quality    {quality['class_accuracy']:.1%} of samples show the class they were asked "
-            f"for; Fréchet distance {quality['ratio']:.2f}× that of two halves of the real data"
+            f"  quality    {quality['class_accuracy']:.1%} of samples show the class asked for; "
+            f"Fréchet distance {quality['ratio']:.2f}× that of two halves of the real data"
         )
     for row in rows:
         ratio = "" if row["speedup"] is None else f"  {row['speedup']:.2f}× PyTorch eager"
         name = f"{row['engine']} {row['variant']}"
         typer.echo(
-            f"  latency    {name:<20} batch {row['batch']:>2}  {row['median_ms']:8.3f} ms/image{ratio}"
+            f"  latency    {name:<20} batch {row['batch']:>2}  "
+            f"{row['median_ms']:8.3f} ms/image{ratio}"
         )
     typer.echo(f"  service    ready in {started_in:.2f} s, {once_ms:.1f} ms a request over HTTP")
     typer.echo(f"  parity     service and PyTorch within {levels} of 255 levels, {SEEDS} seeds")

@@ -23,7 +23,8 @@ MAX_SEEDS = 4096
 @app.command()
 def sample(
     source: Annotated[
-        Path | None, typer.Argument(help="A bundle, a checkpoint or a run; embedded digits if none.")
+        Path | None,
+        typer.Argument(help="A bundle, a checkpoint or a run; embedded digits if none."),
     ] = None,
     seeds: Annotated[str, typer.Option(help="For example 0-99, or 3,1,4.")] = "0-99",
     label: Annotated[

@@ -103,7 +103,7 @@ def _evaluate(directory: Path, step: int) -> None:
         files.write_atomic(path, (json.dumps(known, indent=1) + "\n").encode())
     typer.echo(
         f"quality of {known['samples']} one-step samples: class accuracy "
-        f"{known['class_accuracy']:.1%} (judge: {known['classifier_accuracy']:.1%} on held-out real "
-        f"digits), Fréchet distance {known['frechet']:.2f}, {known['ratio']:.2f}× the "
+        f"{known['class_accuracy']:.1%} (judge: {known['classifier_accuracy']:.1%} on held-out "
+        f"real digits), Fréchet distance {known['frechet']:.2f}, {known['ratio']:.2f}× the "
         f"{known['frechet_real']:.2f} between two halves of the real data"
     )

@@ -103,7 +103,9 @@ RECIPES = resources.files("mmf_deploy.training") / "recipes"
 
 def recipe_names() -> list[str]:
     """The recipes that come with the package."""
-    return sorted(p.name.removesuffix(".yaml") for p in RECIPES.iterdir() if p.name.endswith("yaml"))
+    return sorted(
+        p.name.removesuffix(".yaml") for p in RECIPES.iterdir() if p.name.endswith("yaml")
+    )
 
 
 def load_config(recipe: str, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -169,7 +171,9 @@ def _explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> str
     loc = [str(p) for p in first["loc"] if p not in ("unet", "mlp", "constrained-str", "float")]
     where = prefix + ".".join(loc)
     if first["type"] == "extra_forbidden":
-        return f"unknown key {where!r}{nearest(loc[-1], _fields(model, loc[:-1]))}"
+        section = where.removesuffix(loc[-1])
+        valid = [section + field for field in _fields(model, loc[:-1])]
+        return f"unknown key {where!r}{nearest(where, valid)}"
     if first["type"] == "missing":
         return f"key {where!r} is missing"
     return f"{where} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -65,13 +65,19 @@ def jvp(
         return u(x, r, t)
 
     if keep_graph:
-        value, dudt = torch.func.jvp(at, (x, t), (tangent, torch.ones_like(t)))
-        return value, dudt
+        return _jvp(at, x, t, tangent)
     state = torch.get_rng_state()
     with torch.no_grad():
-        _, dudt = torch.func.jvp(at, (x, t), (tangent, torch.ones_like(t)))
+        dudt = _jvp(at, x, t, tangent)[1]
     with _same_random_numbers(state):
         return u(x, r, t), dudt
+
+
+def _jvp(
+    at: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor, tangent: Tensor
+) -> tuple[Tensor, Tensor]:
+    value, dudt = torch.func.jvp(at, (x, t), (tangent, torch.ones_like(t)))[:2]
+    return value, dudt
 
 
 STEP = 1e-3

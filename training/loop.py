@@ -72,7 +72,9 @@ class Trainer:
         with self.directory.locked():
             self._build()
             start = self._resume()
-            previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+            previous = {
+                s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)
+            }
             try:
                 with TrainingProgress(
                     start, self.config.loop.steps, self.config.loop.batch_size

@@ -224,7 +224,9 @@ def modular_meanflow(
     if gaps:
         head = slice(0, gaps)
         predicted.append(
-            _velocity(_bind(net, condition, head), x[head], r[head], t[head], target[head], lam, parts)
+            _velocity(
+                _bind(net, condition, head), x[head], r[head], t[head], target[head], lam, parts
+            )
         )
     if gaps < len(x):
         tail = slice(gaps, None)

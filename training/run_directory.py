@@ -1,10 +1,10 @@
 """The directory of a run: lock, checkpoints, log, sample grids.
 
-    runs/<name>/
-        checkpoints/step-…   mmf_deploy.checkpoint
-        samples/step-….png   grids of one-step samples
-        log.jsonl            one line every few steps
-        evaluation.json      quality of the finished run
+runs/<name>/
+    checkpoints/step-…   mmf_deploy.checkpoint
+    samples/step-….png   grids of one-step samples
+    log.jsonl            one line every few steps
+    evaluation.json      quality of the finished run
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class RunDirectory:
 
     def newest(self) -> tuple[checkpoint.Checkpoint | None, list[str]]:
         """The newest whole checkpoint, and a complaint about each newer one that is not."""
-        complaints = []
+        complaints: list[str] = []
         for path in reversed(checkpoint.find_all(self.path)):
             try:
                 return checkpoint.read(path), complaints

@@ -209,7 +209,9 @@ def engine_class(name: str) -> type[Engine]:
         EngineError: there is none.
     """
     if name not in ENGINES:
-        raise EngineError(f"no engine {name!r}{nearest(name, ENGINES)}; there are {', '.join(ENGINES)}")
+        raise EngineError(
+            f"no engine {name!r}{nearest(name, ENGINES)}; there are {', '.join(ENGINES)}"
+        )
     module, _, attribute = ENGINES[name].partition(":")
     found: type[Engine] = getattr(importlib.import_module(module), attribute)
     return found
@@ -230,6 +232,8 @@ def open_engine(
     try:
         return engine_class(name)(bundle, bundle.variant(variant), options)
     except ModuleNotFoundError as e:
-        raise EngineError(f"engine {name!r} needs the package {e.name!r}, not installed here") from e
+        raise EngineError(
+            f"engine {name!r} needs the package {e.name!r}, not installed here"
+        ) from e
     except MMFError:
         raise

@@ -1,1 +1,1 @@
-"""The networks and the samplers that run them; the only core modules, with engines/torch_engine.py, that import torch."""
+"""The networks and their samplers: the part of the core that imports torch."""

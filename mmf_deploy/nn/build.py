@@ -33,7 +33,9 @@ def build_network(spec: SampleSpec, config: Mapping[str, Any]) -> nn.Module:
     except ValidationError as e:
         raise ConfigError(f"network: {e.errors()[0]['msg']} at {e.errors()[0]['loc']}") from e
     if spec.is_image != (parsed.type == "unet"):
-        raise ConfigError(f"network.type {parsed.type!r} does not fit samples of shape {spec.shape}")
+        raise ConfigError(
+            f"network.type {parsed.type!r} does not fit samples of shape {spec.shape}"
+        )
     return NETWORKS[parsed.type](spec, parsed)
 
 

@@ -25,7 +25,7 @@ class UNetConfig(BaseModel):
 
     type: Literal["unet"] = "unet"
     model_channels: int = Field(128, ge=4, multiple_of=4)
-    channel_mult: tuple[int, ...] = Field((2, 2, 2), min_length=1)
+    channel_mult: tuple[Annotated[int, Field(ge=1)], ...] = Field((2, 2, 2), min_length=1)
     num_blocks: int = Field(4, ge=1)
     attn_resolutions: tuple[int, ...] = (16,)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)

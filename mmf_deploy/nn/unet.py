@@ -50,8 +50,9 @@ class Conv2d(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """min(32, C/4) groups, eps 1e-6."""
-    return nn.GroupNorm(max(1, min(32, channels // 4)), channels, eps=1e-6)
+    """min(32, C/4) groups, fewer where that does not divide C; eps 1e-6."""
+    groups = math.gcd(max(1, min(32, channels // 4)), channels)
+    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class UNetBlock(nn.Module):
@@ -96,8 +97,12 @@ class UNetBlock(nn.Module):
         y = self.conv0(F.silu(self.norm0(x)))
         y = F.silu(self.norm1(y + self.affine(e)[:, :, None, None]))
         y = self.conv1(F.dropout(y, self.dropout, self.training))
-        x = (y + (x if self.skip is None else self.skip(x))) * math.sqrt(0.5)
-        return (x + self.proj(self._attend(x))) * math.sqrt(0.5) if self.attention else x
+        skip: Tensor = x if self.skip is None else self.skip(x)
+        x = (y + skip) * math.sqrt(0.5)
+        if self.attention:
+            attended: Tensor = self.proj(self._attend(x))
+            x = (x + attended) * math.sqrt(0.5)
+        return x
 
     def _attend(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
@@ -115,7 +120,7 @@ class UNet(Conditioning):
     """
 
     def __init__(self, spec: SampleSpec, config: UNetConfig) -> None:
-        channels, height, width = spec.shape
+        _, height, width = spec.shape
         levels = len(config.channel_mult)
         if height != width or height % 2 ** (levels - 1):
             raise ConfigError(
@@ -183,7 +188,7 @@ class UNet(Conditioning):
             nn.init.zeros_(layer.bias)
         output = list(self.dec.values())[-1]
         with torch.no_grad():
-            output.weight.mul_(zero_init)  # type: ignore[operator, union-attr]
+            output.weight.mul_(zero_init)  # type: ignore[operator]
 
     def forward(
         self,

@@ -2,10 +2,10 @@
 
 import pytest
 import yaml
+from mmf_deploy.training.config import load_config, recipe_names
 
 from mmf_deploy.errors import ConfigError
 from mmf_deploy.nn.build import build_network
-from mmf_deploy.training.config import load_config, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -8,13 +8,6 @@ import math
 
 import pytest
 import torch
-from torch import nn
-
-from mmf_deploy.errors import ConfigError, ShapeError
-from mmf_deploy.nn.config import MLPConfig, UNetConfig
-from mmf_deploy.nn.mlp import MLP
-from mmf_deploy.nn.unet import UNet
-from mmf_deploy.spec import SampleSpec
 from mmf_deploy.training.derivative import DERIVATIVES, finite_difference, jvp
 from mmf_deploy.training.objective import (
     OBJECTIVES,
@@ -26,6 +19,13 @@ from mmf_deploy.training.objective import (
 )
 from mmf_deploy.training.paths import PATHS
 from mmf_deploy.training.time_pairs import TimePairs, TimePairsConfig, draw
+from torch import nn
+
+from mmf_deploy.errors import ConfigError, ShapeError
+from mmf_deploy.nn.config import MLPConfig, UNetConfig
+from mmf_deploy.nn.mlp import MLP
+from mmf_deploy.nn.unet import UNet
+from mmf_deploy.spec import SampleSpec
 
 S = 0.5  # std of the data
 UNWEIGHTED = {"power": 0.0}
@@ -142,7 +142,9 @@ def relative_error(net, x, r, t, w, **kw):
 def random_unet():
     torch.manual_seed(0)
     spec = SampleSpec(shape=(1, 8, 8))
-    return UNet(spec, UNetConfig(model_channels=8, channel_mult=(1, 2), num_blocks=1, zero_init=0.1))
+    return UNet(
+        spec, UNetConfig(model_channels=8, channel_mult=(1, 2), num_blocks=1, zero_init=0.1)
+    )
 
 
 def test_derivatives_agree_on_a_random_vector_network():
@@ -159,8 +161,12 @@ def test_derivatives_agree_on_a_random_image_network():
 
 def test_finite_difference_converges_to_the_exact_derivative():
     _, _, (r, t, _) = batch(8, gaps=8, dtype=torch.float64)
-    x, w = torch.randn(2, 8, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    errors = [relative_error(random_unet().double(), x, r, t, w, step=h) for h in (1e-3, 1e-4, 1e-5)]
+    x, w = torch.randn(
+        2, 8, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    errors = [
+        relative_error(random_unet().double(), x, r, t, w, step=h) for h in (1e-3, 1e-4, 1e-5)
+    ]
     assert errors[1] == pytest.approx(errors[0] / 10, rel=0.1)
     assert errors[2] == pytest.approx(errors[0] / 100, rel=0.1)
 
@@ -216,7 +222,9 @@ def test_conditions_follow_their_samples_into_the_parts_of_a_batch():
     for k in (3, 12):  # one with a gap, one without
         one = TimePairs(times.r[k : k + 1], times.t[k : k + 1], int(k < 8))
         rows = slice(k, k + 1)
-        alone = modular_meanflow(net, x0[rows], x1[rows], one, 0.0, Objective(), {"label": label[rows]})
+        alone = modular_meanflow(
+            net, x0[rows], x1[rows], one, 0.0, Objective(), {"label": label[rows]}
+        )
         # the difference quotient carries float32's rounding, which depends on the batch size
         torch.testing.assert_close(alone.squared_error, whole[rows], rtol=5e-3, atol=1e-3)
 
@@ -327,7 +335,7 @@ def test_time_pairs_are_ordered_and_the_gaps_come_first(kind, min_gap):
     torch.manual_seed(0)
     r, t, gaps = draw(TimePairsConfig(type=kind, gap_fraction=0.25, min_gap=min_gap), 4096)
     assert gaps == 1024
-    assert ((0 <= r) & (r <= t) & (t <= 1)).all()
+    assert ((r >= 0) & (r <= t) & (t <= 1)).all()
     assert torch.equal(r[gaps:], t[gaps:])
     assert (r[:gaps] < t[:gaps]).float().mean() > 0.9
     assert (t - r)[:gaps].min() >= min_gap - 1e-6

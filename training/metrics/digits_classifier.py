@@ -27,13 +27,15 @@ class DigitsClassifier:
 
     @torch.inference_mode()
     def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Predicted classes int64 [N] and 64-wide features float32 [N, 64] of uint8 [N, 8, 8, 1]."""
+        """Classes int64 [N] and features float32 [N, 64] of images uint8 [N, 8, 8, 1]."""
         x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
         features = self.body(x)
         return self.head(features).argmax(1).numpy(), features.numpy()
 
 
-def train_classifier(x: Tensor, label: Tensor, *, epochs: int = 12, seed: int = 0) -> DigitsClassifier:
+def train_classifier(
+    x: Tensor, label: Tensor, *, epochs: int = 12, seed: int = 0
+) -> DigitsClassifier:
     """Train on four fifths of the digits, measure on the rest; a few seconds.
 
     Args:
@@ -52,7 +54,8 @@ def train_classifier(x: Tensor, label: Tensor, *, epochs: int = 12, seed: int = 
         for _ in range(epochs):
             for rows in train[torch.randperm(len(train))][: len(train) // 64 * 64].view(-1, 64):
                 optimizer.zero_grad()
-                F.cross_entropy(net(x[rows]), label[rows], label_smoothing=0.05).backward()
+                loss = F.cross_entropy(net(x[rows]), label[rows], label_smoothing=0.05)
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
         net.eval().requires_grad_(False)

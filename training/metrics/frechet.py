@@ -10,9 +10,7 @@ from mmf_deploy.errors import ShapeError
 Features = NDArray[np.floating]
 
 
-def gaussian_frechet(
-    mean_a: Features, cov_a: Features, mean_b: Features, cov_b: Features
-) -> float:
+def gaussian_frechet(mean_a: Features, cov_a: Features, mean_b: Features, cov_b: Features) -> float:
     """|μa − μb|² + tr(Σa + Σb − 2 (Σa Σb)^½): squared 2-Wasserstein distance of two Gaussians.
 
     Args:
@@ -38,6 +36,4 @@ def frechet_distance(a: Features, b: Features) -> float:
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ShapeError(f"features {a.shape} and {b.shape}: expected [N, D] and [M, D], N, M >= 2")
     a, b = a.astype(np.float64), b.astype(np.float64)
-    return gaussian_frechet(
-        a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False)
-    )
+    return gaussian_frechet(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
