@@ -90,6 +90,12 @@ def _guarded(run: Callable[[list[str]], Any]) -> None:
         # the reader (head, less) has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as e:
+        # a file that cannot be read or written is the machine's word, not a bug
+        if debug:
+            traceback.print_exc()
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(1)
 
 
 def main() -> None:

@@ -28,8 +28,14 @@ class PyTorchEngine(Engine):
         """It needs a checkpoint, and a GPU if one is asked for."""
         if options.checkpoint is None:
             return "it needs the checkpoint the bundle was made from; pass --checkpoint"
-        if options.device.startswith("cuda") and not torch.cuda.is_available():
-            return "device 'cuda', but PyTorch sees no GPU"
+        try:
+            kind = torch.device(options.device).type
+        except RuntimeError:
+            kind = "unknown"
+        if kind not in ("cpu", "cuda"):
+            return f"device {options.device!r}; it runs on 'cpu' and 'cuda'"
+        if kind == "cuda" and not torch.cuda.is_available():
+            return f"device {options.device!r}, but PyTorch sees no GPU"
         return None
 
     def load(self) -> None:

@@ -106,7 +106,8 @@ class UNetBlock(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
-        q, k, v = self.qkv(self.norm2(x)).flatten(2).chunk(3, dim=1)
+        qkv: Tensor = self.qkv(self.norm2(x))
+        q, k, v = qkv.flatten(2).chunk(3, dim=1)
         # written out: fused attention has no forward-mode derivative
         weights = torch.softmax(q.transpose(1, 2) @ k / math.sqrt(channels), dim=2)
         return (v @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])

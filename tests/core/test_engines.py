@@ -146,7 +146,7 @@ WRONG = {
     "noise-float64": (NOISE.astype(np.float64), LABEL, None, "expected float32"),
     "noise-channels": (np.zeros((2, 3, 8, 8), np.float32), LABEL, None, "expected float32"),
     "noise-one-sample": (NOISE[0], LABEL, None, "expected float32"),
-    "noise-scalar": (np.float32(0)[()] * np.zeros((), np.float32), LABEL, None, "expected float32"),
+    "noise-scalar": (np.zeros((), np.float32), LABEL, None, "expected float32"),
     "noise-empty": (NOISE[:0], LABEL[:0], None, "empty batch"),
     "label-absent": (NOISE, None, None, "label: expected 2 integers"),
     "label-short": (NOISE, LABEL[:1], None, "label: expected 2 integers"),
@@ -208,8 +208,9 @@ def test_engine_tells_its_name_its_precision_and_its_buckets(engine):
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_unknown_device_is_refused_before_anything_is_loaded(name, unet_bundle, unet_run):
-    options = EngineOptions(device="cuda:99x", checkpoint=unet_run)
+@pytest.mark.parametrize("device", ["nonsense", "cuda:x", "meta"])
+def test_unknown_device_is_refused_before_anything_is_loaded(name, device, unet_bundle, unet_run):
+    options = EngineOptions(device=device, checkpoint=unet_run)
     with (
         pytest.raises(EngineError, match=f"engine {name!r} cannot run here"),
         open_engine(name, unet_bundle, options=options),
