@@ -27,7 +27,6 @@ from .parity import BATCHES, TOLERANCES, compare, judge
 from .to_onnx import OPSET, GraphFacts, export_onnx
 
 GOLDEN_SEEDS = 16
-SAMPLE_COUNT = 100
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,12 @@ class Request:
 
 
 def export_bundle(
-    request: Request, on_progress: Callable[[str, int], None] = lambda stage, done: None
+    request: Request, on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None
 ) -> tuple[bundle.Bundle, GraphFacts]:
     """Export a checkpoint as a bundle with an fp32 ONNX variant.
 
     Args:
-        on_progress: called with the name of the stage and the samples compared so far.
+        on_progress: called with the stage, the images made so far and those to be made.
     Raises:
         CheckpointError: the source cannot be read.
         ConfigError: ``out`` exists.
@@ -62,19 +61,20 @@ def export_bundle(
     source = checkpoint.read(request.source)
     weights = request.weights or source.default_weights()
     sampler = frozen_sampler(source, weights)
+    count = _sample_count(source.spec)
+    done, total = 0, 2 * sum(BATCHES) + GOLDEN_SEEDS + count
+
+    def made(images: int, stage: str = "comparing") -> None:
+        nonlocal done
+        done += images
+        on_progress(stage, done, total)
+
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch) / "model.fp32.onnx"
-        on_progress("tracing", 0)
+        made(0, "tracing")
         facts = export_onnx(sampler, source.spec, graph)
-        done = 0
-
-        def compared(batch: int) -> None:
-            nonlocal done
-            done += batch
-            on_progress("comparing", done)
-
-        on_progress("comparing", 0)
-        parity = compare(sampler, source.spec, graph, BATCHES, compared)
+        made(0)
+        parity = compare(sampler, source.spec, graph, BATCHES, made)
         judge(parity, TOLERANCES["fp32"], graph.name)
         variant = bundle.Variant(
             name="fp32", file=graph.name, precision="fp32", opset=OPSET, parity=parity.as_dict()
@@ -84,10 +84,11 @@ def export_bundle(
         def fill(directory: Path) -> None:
             shutil.copy(graph, directory / graph.name)
             _golden(sampler, source.spec).save(directory / bundle.GOLDEN)
-            _samples(sampler, source.spec, directory / "samples.png")
+            made(GOLDEN_SEEDS, "writing")
+            _samples(sampler, source.spec, count, directory / "samples.png")
+            made(count, "writing")
             (directory / "README.md").write_text(render(manifest, {variant.name: facts}))
 
-        on_progress("writing", sum(BATCHES))
         written = bundle.write(request.out, manifest, fill)
     return written, facts
 
@@ -154,13 +155,19 @@ def _golden(sampler: Sampler, spec: SampleSpec) -> bundle.Golden:
     )
 
 
-@torch.inference_mode()
-def _samples(sampler: Sampler, spec: SampleSpec, path: Path) -> None:
+def _sample_count(spec: SampleSpec) -> int:
+    """Images in samples.png; fewer where each costs a large network a quarter second."""
     if not spec.is_image:
+        return 0
+    return 100 if spec.elements <= 1024 else 36
+
+
+@torch.inference_mode()
+def _samples(sampler: Sampler, spec: SampleSpec, count: int, path: Path) -> None:
+    if not count:
         return
-    # one row a class reads best; a large network draws fewer, since each costs a quarter second
-    count = SAMPLE_COUNT if spec.elements <= 1024 else 36
     images = sampler(**fixed_inputs(spec, count).tensors())[1].numpy()
-    if spec.classes == 10 and count == SAMPLE_COUNT:
+    if spec.classes == 10 and count == 100:
+        # labels come in turn: transposed, each row is one class
         images = images.reshape(10, 10, *images.shape[1:]).swapaxes(0, 1).reshape(images.shape)
     save_grid(path, images)

@@ -39,7 +39,7 @@ def export(
     request = Request(source, out or Path("bundles") / name, weights, force)
     refuse_to_overwrite(request)
     typer.echo(f"exporting {source} to {request.out}: fp32 ONNX, one step, dynamic batch")
-    with StageProgress(sum(BATCHES)) as progress:
+    with StageProgress() as progress:
         bundle, facts = export_bundle(request, progress.show)
     variant = bundle.variant()
     parity = variant.parity

@@ -64,13 +64,13 @@ def compare(
     spec: SampleSpec,
     path: Path,
     batches: Sequence[int] = BATCHES,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] = lambda images: None,
 ) -> Parity:
     """Run the graph with ONNX Runtime on the CPU and the sampler in PyTorch, same inputs.
 
     Args:
         batches: batch sizes; every sample of every batch is another seed.
-        on_progress: called with the batch size after each batch.
+        on_progress: called with the number of images each engine has just made.
     Raises:
         ParityError: an output that is not finite.
     """
@@ -81,8 +81,10 @@ def compare(
         inputs = fixed_inputs(spec, batch, seed)
         seed += batch
         found = session.run(None, inputs.named())
+        on_progress(batch)
         with torch.inference_mode():
             expected = [o.numpy() for o in sampler(**inputs.tensors())]
+        on_progress(batch)
         if not (np.isfinite(found[0]).all() and found[0].shape == expected[0].shape):
             raise ParityError(f"{path.name}: batch {batch}: wrong shape or values not finite")
         difference = found[0].astype(np.float64) - expected[0]
@@ -92,8 +94,6 @@ def compare(
         if len(found) > 1:
             step = np.abs(found[1].astype(np.int16) - expected[1].astype(np.int16))
             levels = max(levels, int(step.max()))
-        if on_progress is not None:
-            on_progress(batch)
     return Parity(worst, (squares / elements) ** 0.5, levels, seed)
 
 

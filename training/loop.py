@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import math
-import platform
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmf_deploy import __version__, checkpoint, noise
-from mmf_deploy.errors import ConfigError, TrainingError
-from mmf_deploy.images import save_grid
+from mmf_deploy import checkpoint
+from mmf_deploy.errors import TrainingError
 from mmf_deploy.nn.build import build_network
-from mmf_deploy.nn.sampler import Sampler
 
 from .config import TrainConfig
 from .data.base import Source
 from .ema import EMA
 from .order import batch_indices, derive
+from .previews import draw_grid
 from .progress import TrainingProgress
 from .run_directory import RunDirectory
 from .schedules import learning_rate
+from .state import RunState, refuse_another_config
 
 LOG_EVERY = 10
-# what may differ between a run and its resumption without changing a single weight
-_COSMETIC = {"checkpoint_every", "sample_every", "keep"}
 
 
 @dataclass(frozen=True)
@@ -100,6 +96,7 @@ class Trainer:
             betas=(config.optimizer.beta1, config.optimizer.beta2),
             fused=True,
         )
+        self.state = RunState(config, self.source.spec, self.net, self.emas, self.optimizer)
 
     def _resume(self) -> int:
         found, complaints = self.directory.newest()
@@ -108,64 +105,13 @@ class Trainer:
         if found is None:
             self._save(0)
             return 0
-        self._same_config(found)
-        self._load(found)
+        refuse_another_config(self.config, found, self.directory.path)
+        self.state.load(found)
         self.directory.rewind_log(found.step)
         return found.step
 
-    def _same_config(self, found: checkpoint.Checkpoint) -> None:
-        new, old = _flat(self.config.model_dump(mode="json")), _flat(found.config)
-        changed = [
-            f"{key} {old.get(key)!r} → {new.get(key)!r}"
-            for key in sorted(new.keys() | old.keys())
-            if new.get(key) != old.get(key) and key.rpartition(".")[2] not in _COSMETIC
-        ]
-        if changed:
-            raise ConfigError(
-                f"{self.directory.path} holds a run with another configuration "
-                f"({'; '.join(changed[:3])}{' …' if len(changed) > 3 else ''}); "
-                "give --out another directory, or --fresh to start it over"
-            )
-
-    def _load(self, found: checkpoint.Checkpoint) -> None:
-        def tensors(name: str) -> dict[str, Tensor]:
-            return {k: torch.from_numpy(v) for k, v in found.tensors(name).items()}
-
-        self.net.load_state_dict(tensors("model"))
-        for ema in self.emas:
-            ema.load_state_dict(tensors(ema.name))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors("optimizer").items():
-            index, _, key = name.partition(".")
-            state.setdefault(int(index), {})[key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-
     def _save(self, step: int) -> Path:
-        optimizer = {
-            f"{index}.{key}": value
-            for index, state in self.optimizer.state_dict()["state"].items()
-            for key, value in state.items()
-        }
-        weights = {"model": self.net.state_dict(), "optimizer": optimizer}
-        weights |= {ema.name: ema.state_dict() for ema in self.emas}
-        path = checkpoint.write(
-            self.directory.checkpoints,
-            step=step,
-            spec=self.source.spec,
-            network=self.config.network.model_dump(mode="json"),
-            weights={
-                file: {name: value.detach().cpu().numpy() for name, value in tensors.items()}
-                for file, tensors in weights.items()
-            },
-            config=self.config.model_dump(mode="json"),
-            meta={
-                "name": self.config.name,
-                # every random number of step k derives from (seed, k): there is no other state
-                "seed": self.config.seed,
-                "versions": versions(),
-            },
-        )
+        path = self.state.save(self.directory.checkpoints, step)
         self.directory.prune(self.config.loop.keep)
         return path
 
@@ -224,54 +170,6 @@ class Trainer:
         self.directory.log({**record, "images_per_s": speed})
 
     def _draw_samples(self, done: int) -> None:
-        spec = self.source.spec
-        if not spec.is_image:
-            return
-        count = 10 * min(spec.classes, 10) if spec.conditional else 64
-        x1 = torch.from_numpy(noise.gaussian_batch(range(count), spec.shape)).to(self.device)
-        label = torch.arange(count, device=self.device) % spec.classes if spec.conditional else None
-        images = sample_with(self.net, self.emas, x1, label)
-        path = self.directory.path / "samples" / f"step-{done:08d}.png"
-        save_grid(path, images.cpu().numpy(), columns=10 if spec.conditional else 8)
-
-
-@torch.no_grad()
-def sample_with(net: nn.Module, emas: list[EMA], x1: Tensor, label: Tensor | None) -> Tensor:
-    """One-step images uint8 [B, H, W, C] of the slowest average."""
-    training = net.training
-    weights = max(emas, key=lambda e: e.decay).state_dict() if emas else dict(net.state_dict())
-
-    def averaged(*inputs: Any) -> Tensor:
-        return torch.as_tensor(torch.func.functional_call(net, weights, inputs))
-
-    sampler = Sampler(_Functional(averaged)).to(x1.device)
-    image: Tensor = sampler(x1, label)[1]
-    net.train(training)
-    return image
-
-
-class _Functional(nn.Module):
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self._function = function
-
-    def forward(self, *inputs: Any) -> Tensor:
-        return torch.as_tensor(self._function(*inputs))
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
-
-def versions() -> dict[str, str]:
-    """Versions that decide the numbers of a run."""
-    return {
-        "mmf-deploy": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+        if self.source.spec.is_image:
+            path = self.directory.path / "samples" / f"step-{done:08d}.png"
+            draw_grid(path, self.net, self.emas, self.source.spec)

@@ -110,7 +110,7 @@ class UNetBlock(nn.Module):
         q, k, v = qkv.flatten(2).chunk(3, dim=1)
         # written out: fused attention has no forward-mode derivative
         weights = torch.softmax(q.transpose(1, 2) @ k / math.sqrt(channels), dim=2)
-        return (v @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])
+        return torch.bmm(v, weights.transpose(1, 2)).reshape(x.shape)
 
 
 class UNet(Conditioning):

@@ -1,0 +1,109 @@
+"""What a checkpoint of a run holds, and whether a run may go on from it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmf_deploy import __version__, checkpoint
+from mmf_deploy.errors import ConfigError
+from mmf_deploy.spec import SampleSpec
+
+from .config import TrainConfig
+from .ema import EMA
+
+# what may differ between a run and its resumption without changing a single weight
+_COSMETIC = {"checkpoint_every", "sample_every", "keep"}
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything that changes during a run. The step number stands for all random state:
+    every random number of step k derives from (seed, k)."""
+
+    config: TrainConfig
+    spec: SampleSpec
+    net: nn.Module
+    emas: list[EMA]
+    optimizer: torch.optim.Optimizer
+
+    def save(self, directory: Path, step: int) -> Path:
+        """Write a checkpoint after ``step`` steps; returns its directory."""
+        optimizer = {
+            f"{index}.{key}": value
+            for index, state in self.optimizer.state_dict()["state"].items()
+            for key, value in state.items()
+        }
+        weights = {"model": self.net.state_dict(), "optimizer": optimizer}
+        weights |= {ema.name: ema.state_dict() for ema in self.emas}
+        return checkpoint.write(
+            directory,
+            step=step,
+            spec=self.spec,
+            network=self.config.network.model_dump(mode="json"),
+            weights={
+                file: {name: value.detach().cpu().numpy() for name, value in tensors.items()}
+                for file, tensors in weights.items()
+            },
+            config=self.config.model_dump(mode="json"),
+            meta={"name": self.config.name, "seed": self.config.seed, "versions": versions()},
+        )
+
+    def load(self, found: checkpoint.Checkpoint) -> None:
+        """Continue from a checkpoint that ``save`` wrote."""
+        self.net.load_state_dict(_tensors(found, "model"))
+        for ema in self.emas:
+            ema.load_state_dict(_tensors(found, ema.name))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _tensors(found, "optimizer").items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _tensors(found: checkpoint.Checkpoint, name: str) -> dict[str, Tensor]:
+    return {key: torch.from_numpy(value) for key, value in found.tensors(name).items()}
+
+
+def refuse_another_config(config: TrainConfig, found: checkpoint.Checkpoint, run: Path) -> None:
+    """A run goes on only under the configuration it was started with.
+
+    Raises:
+        ConfigError: names what differs.
+    """
+    new, old = _flat(config.model_dump(mode="json")), _flat(found.config)
+    changed = [
+        f"{key} {old.get(key)!r} → {new.get(key)!r}"
+        for key in sorted(new.keys() | old.keys())
+        if new.get(key) != old.get(key) and key.rpartition(".")[2] not in _COSMETIC
+    ]
+    if changed:
+        raise ConfigError(
+            f"{run} holds a run with another configuration "
+            f"({'; '.join(changed[:3])}{' …' if len(changed) > 3 else ''}); "
+            "give --out another directory, or --fresh to start it over"
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide the numbers of a run."""
+    return {
+        "mmf-deploy": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
