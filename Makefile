@@ -22,7 +22,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@# the four folders are one package once installed; mypy sees them so through links
-	@mkdir -p .typing/mmf_deploy
+	@rm -rf .typing && mkdir -p .typing/mmf_deploy
 	@for f in mmf_deploy/* training export serve; do \
 		ln -sfn "$(CURDIR)/$$f" ".typing/mmf_deploy/$$(basename $$f)"; done
 	cd .typing && ../$(BIN)/mypy --config-file ../pyproject.toml -p mmf_deploy

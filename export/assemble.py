@@ -46,12 +46,12 @@ class Request:
 
 
 def export_bundle(
-    request: Request, on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None
+    request: Request, on_progress: Callable[[str, int], None] = lambda stage, done: None
 ) -> tuple[bundle.Bundle, GraphFacts]:
     """Export a checkpoint as a bundle with an fp32 ONNX variant.
 
     Args:
-        on_progress: called with the stage, the images made so far and those to be made.
+        on_progress: called with the stage and the images made so far, of ``images_to_make``.
     Raises:
         CheckpointError: the source cannot be read.
         ConfigError: ``out`` exists.
@@ -62,12 +62,12 @@ def export_bundle(
     weights = request.weights or source.default_weights()
     sampler = frozen_sampler(source, weights)
     count = _sample_count(source.spec)
-    done, total = 0, 2 * sum(BATCHES) + GOLDEN_SEEDS + count
+    done = 0
 
     def made(images: int, stage: str = "comparing") -> None:
         nonlocal done
         done += images
-        on_progress(stage, done, total)
+        on_progress(stage, done)
 
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch) / "model.fp32.onnx"
@@ -153,6 +153,11 @@ def _golden(sampler: Sampler, spec: SampleSpec) -> bundle.Golden:
         outputs=sampler(**inputs.tensors())[-1].numpy(),
         tolerance={"fp32": tolerance.levels if spec.is_image else tolerance.absolute},
     )
+
+
+def images_to_make(spec: SampleSpec) -> int:
+    """How many images an export evaluates, by both engines together."""
+    return 2 * sum(BATCHES) + GOLDEN_SEEDS + _sample_count(spec)
 
 
 def _sample_count(spec: SampleSpec) -> int:

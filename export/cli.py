@@ -28,10 +28,10 @@ def export(
     require("onnx", "export")
     require("onnxscript", "export")
     from mmf_deploy import checkpoint as checkpoints
+    from mmf_deploy.progress import TaskProgress
 
-    from .assemble import Request, export_bundle, refuse_to_overwrite
+    from .assemble import Request, export_bundle, images_to_make, refuse_to_overwrite
     from .parity import BATCHES
-    from .progress import StageProgress
 
     source = checkpoints.resolve(checkpoint)
     # runs/NAME/checkpoints/step-…
@@ -39,7 +39,7 @@ def export(
     request = Request(source, out or Path("bundles") / name, weights, force)
     refuse_to_overwrite(request)
     typer.echo(f"exporting {source} to {request.out}: fp32 ONNX, one step, dynamic batch")
-    with StageProgress() as progress:
+    with TaskProgress("images", images_to_make(checkpoints.read(source).spec)) as progress:
         bundle, facts = export_bundle(request, progress.show)
     variant = bundle.variant()
     parity = variant.parity

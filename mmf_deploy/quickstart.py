@@ -166,10 +166,21 @@ def _summary(
     once_ms: float,
     seconds: float,
 ) -> None:
-    quality = json.loads((run / "evaluation.json").read_text()) if _has_quality(run) else None
-    rows = json.loads((bench / "bench.json").read_text())["rows"]
-    record = {"quality": quality, "bench": rows, "levels": levels, "ready_s": round(started_in, 2),
-              "http_ms": round(once_ms, 2), "seconds": round(seconds, 1)}  # fmt: skip
+    measured = json.loads((bench / "bench.json").read_text())
+    rows = measured["rows"]
+    evaluation = run / "evaluation.json"
+    quality = json.loads(evaluation.read_text()) if evaluation.is_file() else None
+    record = {
+        "command": "make quickstart",
+        "machine": measured["machine"],
+        "versions": measured["versions"],
+        "seconds": round(seconds, 1),
+        "quality": quality,
+        "bench": rows,
+        "levels": levels,
+        "ready_s": round(started_in, 2),
+        "http_ms": round(once_ms, 2),
+    }
     files.write_atomic(out / "quickstart.json", (json.dumps(record, indent=1) + "\n").encode())
     typer.secho(f"\nDone in {seconds:.0f} s", bold=True)
     if quality:
@@ -193,10 +204,6 @@ def _summary(
         (f"mmf serve {bundle}", "a service on http://127.0.0.1:8000, its pages at /docs"),
         (f"mmf sample {bundle} --label 7 --seeds 0-99", "sevens, as samples.png"),
         (f"mmf inspect {bundle}", "what is in the bundle"),
-        (f"mmf train {'digits'} --set objective.lam=0 --out runs/lambda0", "another objective"),
+        ("mmf train digits --set objective.lam=0 --out runs/lambda0", "another objective"),
     ):
         typer.echo(f"  {command:<58} {what}")
-
-
-def _has_quality(run: Path) -> bool:
-    return (run / "evaluation.json").is_file()

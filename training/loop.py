@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from mmf_deploy import checkpoint
 from mmf_deploy.errors import TrainingError
 from mmf_deploy.nn.build import build_network
+from mmf_deploy.progress import TaskProgress
 
 from .config import TrainConfig
 from .data.base import Source
 from .ema import EMA
 from .order import batch_indices, derive
 from .previews import draw_grid
-from .progress import TrainingProgress
 from .run_directory import RunDirectory
 from .schedules import learning_rate
 from .state import RunState, refuse_another_config
@@ -72,9 +72,7 @@ class Trainer:
                 s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)
             }
             try:
-                with TrainingProgress(
-                    start, self.config.loop.steps, self.config.loop.batch_size
-                ) as self._progress:
+                with TaskProgress("steps", self.config.loop.steps, start) as self._progress:
                     return self._train(start)
             finally:
                 for number, handler in previous.items():
@@ -164,10 +162,11 @@ class Trainer:
                 f"{checkpoint.find_all(self.directory.path)[-1]}. "
                 "Try a lower optimizer.lr or a longer optimizer.warmup_steps"
             )
-        self._progress.show(done, value, lam)
+        speed = self._progress.per_second(done) * self.config.loop.batch_size
+        status = f"loss {value:.4f}  λ {lam:.2f}  {speed:,.0f} images/s"
+        self._progress.show("training", done, status)
         record = {"step": done, "loss": value, "squared_error": float(squared_error), "lam": lam}
-        speed = round(self._progress.images_per_s(done), 1)
-        self.directory.log({**record, "images_per_s": speed})
+        self.directory.log({**record, "images_per_s": round(speed, 1)})
 
     def _draw_samples(self, done: int) -> None:
         if self.source.spec.is_image:
