@@ -38,7 +38,10 @@ def unet_run(tmp_path_factory) -> Path:
         spec=SPEC,
         network=NETWORK,
         # the average must be told from the model: half its weights
-        weights={"model": weights, "ema-0.99": {k: v * np.float32(0.5) for k, v in weights.items()}},
+        weights={
+            "model": weights,
+            "ema-0.99": {k: v * np.float32(0.5) for k, v in weights.items()},
+        },
         config={"name": "tiny", "objective": {"name": "mmf"}},
         meta={"name": "tiny", "seed": 0, "versions": {}},
     )

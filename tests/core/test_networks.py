@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -55,6 +57,19 @@ def test_velocity_has_the_shape_of_the_data_and_depends_on_both_times(build, inp
     assert (u.shape, u.dtype) == (x.shape, torch.float32)
     assert differs(u, net(x, r + 0.05, t)).all()
     assert differs(u, net(x, r, t + 0.05)).all()
+
+
+def test_times_enter_as_the_sines_of_t_and_of_the_interval(build, inputs):
+    net = build()
+    _, r, t = inputs
+    e = net.condition(r, t, None, None, None)
+    half = e.shape[1] // 4
+    for row, (r_k, t_k) in enumerate(zip(r.tolist(), t.tolist(), strict=True)):
+        frequencies = [10000 ** (-k / (half - 1)) for k in range(half)]
+        expected = [
+            f(a * w) for a in (t_k, t_k - r_k) for f in (math.sin, math.cos) for w in frequencies
+        ]
+        torch.testing.assert_close(e[row], torch.tensor(expected), rtol=0, atol=1e-6)
 
 
 @torch.no_grad()

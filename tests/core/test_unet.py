@@ -108,7 +108,7 @@ def test_image_that_cannot_be_halved_often_enough_is_refused(side, levels):
 
 
 def test_image_that_is_not_square_is_refused():
-    with pytest.raises(ConfigError, match="must be square.*8×16"):
+    with pytest.raises(ConfigError, match=r"must be square.*8×16"):
         build_network(SampleSpec(shape=(1, 8, 16)), {"type": "unet", "channel_mult": [1]})
 
 
