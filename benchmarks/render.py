@@ -43,7 +43,8 @@ def quickstart() -> str:
         ("everything, after installation", f"{found['seconds']:.0f} s"),
     ]
     body = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return f"`make quickstart` on {machine['cores']} cores ({machine['cpu']}):\n\n| | |\n|---|---|\n{body}"
+    where = f"`make quickstart` on {machine['cores']} cores ({machine['cpu']}):"
+    return f"{where}\n\n| | |\n|---|---|\n{body}"
 
 
 def speed() -> str:

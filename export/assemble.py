@@ -17,6 +17,7 @@ import torch
 
 from mmf_deploy import __version__, bundle, checkpoint
 from mmf_deploy.errors import ConfigError
+from mmf_deploy.golden import Golden
 from mmf_deploy.images import save_grid
 from mmf_deploy.nn.sampler import Sampler
 from mmf_deploy.spec import SampleSpec
@@ -143,10 +144,10 @@ def _measured_quality(source: checkpoint.Checkpoint) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def _golden(sampler: Sampler, spec: SampleSpec) -> bundle.Golden:
+def _golden(sampler: Sampler, spec: SampleSpec) -> Golden:
     inputs = fixed_inputs(spec, GOLDEN_SEEDS)
     tolerance = TOLERANCES["fp32"]
-    return bundle.Golden(
+    return Golden(
         seeds=np.arange(GOLDEN_SEEDS, dtype=np.int64),
         labels=inputs.label,
         guidance=inputs.guidance,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
@@ -34,9 +35,11 @@ def write_atomic(path: Path, data: bytes) -> None:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of ``path``; on success it takes the name, else it vanishes.
 
-    An existing ``path`` is replaced: it is moved aside first and removed last.
+    An existing ``path`` is replaced: it is moved aside first and removed last. A kill between
+    the two moves leaves it aside, whole; the next call for the same path moves it back.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _recover(path)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -51,6 +54,14 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _recover(path: Path) -> None:
+    for aside in path.parent.glob(f".old-*-{glob.escape(path.name)}"):
+        if path.exists():
+            shutil.rmtree(aside)
+        else:
+            aside.rename(path)
 
 
 def _swap(temporary: Path, path: Path) -> None:

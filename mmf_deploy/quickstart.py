@@ -199,11 +199,21 @@ def _summary(
     typer.echo(f"  parity     service and PyTorch within {levels} of 255 levels, {SEEDS} seeds")
     typer.echo(f"  pictures   {out / 'samples.png'}, {bench / 'bench.png'}")
     typer.echo(f"  bundle     {bundle}")
+    mmf = _program()
     typer.echo("\nNext")
     for command, what in (
-        (f"mmf serve {bundle}", "a service on http://127.0.0.1:8000, its pages at /docs"),
-        (f"mmf sample {bundle} --label 7 --seeds 0-99", "sevens, as samples.png"),
-        (f"mmf inspect {bundle}", "what is in the bundle"),
-        ("mmf train digits --set objective.lam=0 --out runs/lambda0", "another objective"),
+        (f"{mmf} serve {bundle}", "a service on http://127.0.0.1:8000, its pages at /docs"),
+        (f"{mmf} sample {bundle} --label 7 --seeds 0-99", "sevens, as samples.png"),
+        (f"{mmf} inspect {bundle}", "what is in the bundle"),
+        (f"{mmf} train digits --set objective.lam=0 --out runs/lambda0", "another objective"),
     ):
-        typer.echo(f"  {command:<58} {what}")
+        typer.echo(f"  {command:<66} {what}")
+
+
+def _program() -> str:
+    """How to call `mmf` from here: its virtual environment need not be active."""
+    if shutil.which("mmf"):
+        return "mmf"
+    beside = Path(sys.executable).with_name("mmf")
+    inside = beside.is_relative_to(Path.cwd())
+    return str(beside.relative_to(Path.cwd()) if inside else beside)

@@ -56,7 +56,8 @@ def parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        digits = max(len(first), len(last))
+        if not first.isdecimal() or (dash and not last.isdecimal()) or digits > 19:
             raise ConfigError(f"--seeds {text!r}: expected integers such as 0-99 or 3,1,4")
         low, high = int(first), int(last) if dash else int(first)
         if high < low or len(seeds) + high - low + 1 > MAX_SEEDS:
@@ -79,7 +80,7 @@ def labels_for(spec: SampleSpec, seeds: list[int], label: str | None) -> np.ndar
         return np.array([spec.default_label(s) for s in seeds], np.int64)
     if label in spec.class_names:
         number = spec.class_names.index(label)
-    elif label.isdecimal() and int(label) <= spec.classes:
+    elif label.isdecimal() and len(label) < 19 and int(label) <= spec.classes:
         number = int(label)
     else:
         names = f" or a name ({', '.join(spec.class_names[:10])})" if spec.class_names else ""

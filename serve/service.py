@@ -13,9 +13,10 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from mmf_deploy.bundle import Bundle, verify_golden
+from mmf_deploy.bundle import Bundle
 from mmf_deploy.engines.base import Engine
 from mmf_deploy.errors import MMFError, RequestError
+from mmf_deploy.golden import verify_golden
 
 from .batcher import Batcher
 from .disconnect import samples_unless_gone

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from mmf_deploy import bundle, images
+from mmf_deploy.golden import Golden
 from mmf_deploy.noise import gaussian_batch
 from mmf_deploy.spec import SampleSpec
 
@@ -76,14 +77,14 @@ def _to_uint8_nodes() -> list[onnx.NodeProto]:
     ]
 
 
-def tiny_golden(spec: SampleSpec) -> bundle.Golden:
+def tiny_golden(spec: SampleSpec) -> Golden:
     """Golden outputs by numpy, not by the graph that they will judge."""
     count = len(GOLDEN_SEEDS)
     labels = np.arange(count) % spec.classes if spec.conditional else None
     low, high = spec.guidance or (1.0, 1.0)
     guidance = np.linspace(low, high, count, dtype=np.float32) if spec.guided else None
     sample = formula(spec, gaussian_batch(GOLDEN_SEEDS, spec.shape), labels, guidance)
-    return bundle.Golden(
+    return Golden(
         seeds=np.array(GOLDEN_SEEDS, np.int64),
         labels=labels,
         guidance=guidance,

@@ -121,10 +121,11 @@ for module in pkgutil.walk_packages(mmf_deploy.serve.__path__, "mmf_deploy.serve
 from mmf_deploy import bundle as bundles, noise
 from mmf_deploy.embedded import digits_bundle
 from mmf_deploy.engines.base import open_engine
+from mmf_deploy.golden import verify_golden
 
 bundle = bundles.load(digits_bundle())
 with open_engine("onnxruntime", bundle) as engine:
-    bundles.verify_golden(bundle, engine, bundle.variant())
+    verify_golden(bundle, engine, bundle.variant())
 assert "torch" not in sys.modules
 print("served without torch")
 """

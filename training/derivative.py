@@ -1,27 +1,32 @@
 """The total derivative du/dt along a tangent: exact forward mode, and without any JVP.
 
 du/dt = ∂_t u + ∇_x u · w, at fixed r (Eq. 5): the directional derivative of u along
-(w, 0, 1) in (x, r, t).
+(w, 0, 1) in (x, r, t). Only samples with r ≠ t need it; they come first in a batch.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import warnings
-from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-Field = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""u as a function of (x, r, t) alone; labels and the like are bound."""
+from mmf_deploy.nn.dropout import Rows
+
+
+class Field(Protocol):
+    """u as the objective sees it: labels and the like are bound."""
+
+    def __call__(self, x: Tensor, r: Tensor, t: Tensor, rows: Rows) -> Tensor:
+        """Evaluate u at (x, r, t); ``rows`` says which samples of the batch these are."""
+        ...
 
 
 class Derivative(Protocol):
-    """Computes u and du/dt together."""
+    """Computes u of a batch, and du/dt of its first samples."""
 
     def __call__(
         self, u: Field, x: Tensor, r: Tensor, t: Tensor, tangent: Tensor, keep_graph: bool
@@ -29,22 +34,14 @@ class Derivative(Protocol):
         """Evaluate.
 
         Args:
-            x, tangent: float32 [B, …]; r, t: float32 [B].
+            x: float32 [B, …]; r, t: float32 [B].
+            tangent: float32 [G, …], of the first G <= B samples.
             keep_graph: whether gradients shall flow through du/dt. They always flow
                 through u.
         Returns:
-            u(x, r, t) and du/dt, float32 [B, …] each.
+            u(x, r, t), float32 [B, …], and du/dt, float32 [G, …].
         """
         ...
-
-
-@contextlib.contextmanager
-def _same_random_numbers(state: Tensor) -> Iterator[None]:
-    # every pass of a step must see the same dropout mask, or du/dt measures the mask
-    after = torch.get_rng_state()
-    torch.set_rng_state(state)
-    yield
-    torch.set_rng_state(after)
 
 
 @functools.cache
@@ -60,24 +57,22 @@ def jvp(
 ) -> tuple[Tensor, Tensor]:
     """Exact forward-mode derivative (torch.func.jvp)."""
     _load_forward_rules()
+    count = len(tangent)
+    head = slice(0, count)
 
     def at(x: Tensor, t: Tensor) -> Tensor:
-        return u(x, r, t)
+        return u(x, r[head], t, head)
 
-    if keep_graph:
-        return _jvp(at, x, t, tangent)
-    state = torch.get_rng_state()
-    with torch.no_grad():
-        dudt = _jvp(at, x, t, tangent)[1]
-    with _same_random_numbers(state):
-        return u(x, r, t), dudt
-
-
-def _jvp(
-    at: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor, tangent: Tensor
-) -> tuple[Tensor, Tensor]:
-    value, dudt = torch.func.jvp(at, (x, t), (tangent, torch.ones_like(t)))[:2]
-    return value, dudt
+    primals, tangents = (x[head], t[head]), (tangent, torch.ones_like(t[head]))
+    if not keep_graph:
+        with torch.no_grad():
+            dudt: Tensor = torch.func.jvp(at, primals, tangents)[1]
+        return u(x, r, t, slice(None)), dudt
+    value, dudt = torch.func.jvp(at, primals, tangents)[:2]
+    if count == len(x):
+        return value, dudt
+    tail = slice(count, None)
+    return torch.cat([value, u(x[tail], r[tail], t[tail], tail)]), dudt
 
 
 STEP = 1e-3
@@ -96,13 +91,23 @@ def finite_difference(
     """One-sided difference (u(x, r, t) − u(x − h w, r, t − h))/h that reuses u(x, r, t).
 
     Its error is of first order in the step h: 1e-4 … 4e-3 of du/dt on random networks.
+    With a graph, both points of every sample go through the network in one pass.
     """
-    state = torch.get_rng_state()
-    value = u(x, r, t)
-    context = contextlib.nullcontext() if keep_graph else torch.no_grad()
-    with context, _same_random_numbers(state):
-        dudt = (value - u(x - step * tangent, r, t - step)) / step
-    return value, dudt
+    head = slice(0, len(tangent))
+    x_before, r_before, t_before = x[head] - step * tangent, r[head], t[head] - step
+    if not keep_graph:
+        value = u(x, r, t, slice(None))
+        with torch.no_grad():
+            return value, (value[head] - u(x_before, r_before, t_before, head)) / step
+    every = torch.arange(len(x), device=x.device)
+    both = u(
+        torch.cat([x, x_before]),
+        torch.cat([r, r_before]),
+        torch.cat([t, t_before]),
+        torch.cat([every, every[head]]),
+    )
+    value = both[: len(x)]
+    return value, (value[head] - both[len(x) :]) / step
 
 
 DERIVATIVES: dict[str, Derivative] = {"jvp": jvp, "finite_difference": finite_difference}

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from mmf_deploy.errors import ConfigError, ShapeError, nearest
+from mmf_deploy.nn.dropout import Rows, SharedMasks, shared_masks
 
 from .derivative import DERIVATIVES
 from .derivative import Field as VelocityField
@@ -80,24 +81,28 @@ TARGETS = {"velocity": velocity_target, "displacement": displacement_target}
 
 
 # The tangent w: the direction in x of the total derivative, never differentiated.
-def model_tangent(u: VelocityField, x: Tensor, r: Tensor, t: Tensor, target: Tensor) -> Tensor:
+def model_tangent(
+    u: VelocityField, x: Tensor, r: Tensor, t: Tensor, target: Tensor, rows: Rows
+) -> Tensor:
     """u(x_t, t, t): the model's own instantaneous velocity (Eq. 5 with Eq. 7).
 
     It depends on x_t alone. That is what keeps λ > 0 from rewarding a shrunken map.
     """
-    return u(x, t, t)
+    return u(x, t, t, rows)
 
 
 def conditional_tangent(
-    u: VelocityField, x: Tensor, r: Tensor, t: Tensor, target: Tensor
+    u: VelocityField, x: Tensor, r: Tensor, t: Tensor, target: Tensor, rows: Rows
 ) -> Tensor:
     """The velocity of this very pair (x0, x1): the original MeanFlow. Collapses for λ > 0."""
     return target
 
 
-def average_tangent(u: VelocityField, x: Tensor, r: Tensor, t: Tensor, target: Tensor) -> Tensor:
+def average_tangent(
+    u: VelocityField, x: Tensor, r: Tensor, t: Tensor, target: Tensor, rows: Rows
+) -> Tensor:
     """u(x_t, r, t), as Eq. 9 prints it."""
-    return u(x, r, t)
+    return u(x, r, t, rows)
 
 
 TANGENTS = {
@@ -217,36 +222,35 @@ def modular_meanflow(
             f"x0 {list(x0.shape)}, x1 {list(x1.shape)}, r {list(times.r.shape)}, "
             f"t {list(times.t.shape)}: expected x0 and x1 alike and one r and t a sample"
         )
-    r, t, gaps = times
+    r, t, _ = times
     x = PATHS[parts.path].point(x0, x1, r, t)
     target = TARGETS[parts.target](parts.path, x0, x1, r, t)
-    predicted = []
-    if gaps:
-        head = slice(0, gaps)
-        predicted.append(
-            _velocity(
-                _bind(net, condition, head), x[head], r[head], t[head], target[head], lam, parts
-            )
-        )
-    if gaps < len(x):
-        tail = slice(gaps, None)
-        # r = t: u is the velocity itself (Eq. 7), and no derivative is needed
-        predicted.append(_bind(net, condition, tail)(x[tail], t[tail], t[tail]))
-    squared_error = (torch.cat(predicted) - target).square().flatten(1).sum(1)
+    with shared_masks(len(x)) as masks:
+        u = _bind(net, condition or {}, masks)
+        predicted = _velocity(u, x, times, target, lam, parts)
+    squared_error = (predicted - target).square().flatten(1).sum(1)
     loss = parts.weighting(squared_error) * squared_error
     return LossTerms(loss=loss, squared_error=squared_error.detach(), lam=lam)
 
 
-def _bind(net: Net, condition: Condition | None, rows: slice) -> VelocityField:
-    inputs = {name: value[rows] for name, value in (condition or {}).items()}
-    return lambda x, r, t: net(x, r, t, **inputs)
+def _bind(net: Net, condition: Condition, masks: SharedMasks) -> VelocityField:
+    def u(x: Tensor, r: Tensor, t: Tensor, rows: Rows) -> Tensor:
+        masks.rows = rows
+        return net(x, r, t, **{name: value[rows] for name, value in condition.items()})
+
+    return u
 
 
 def _velocity(
-    u: VelocityField, x: Tensor, r: Tensor, t: Tensor, target: Tensor, lam: float, parts: Objective
+    u: VelocityField, x: Tensor, times: TimePairs, target: Tensor, lam: float, parts: Objective
 ) -> Tensor:
-    """u + (t − r) SG_λ[du/dt], Eq. 4 with Eq. 10."""
+    """u + (t − r) SG_λ[du/dt], Eq. 4 with Eq. 10; the second term only where r ≠ t (Eq. 7)."""
+    r, t, gaps = times
+    if not gaps:
+        return u(x, t, t, slice(None))
+    head = slice(0, gaps)
     with torch.no_grad():
-        tangent = TANGENTS[parts.tangent](u, x, r, t, target)
+        tangent = TANGENTS[parts.tangent](u, x[head], r[head], t[head], target[head], head)
     value, dudt = DERIVATIVES[parts.derivative](u, x, r, t, tangent, lam > 0)
-    return value + per_sample(t - r, x) * stop_gradient(dudt, lam)
+    correction = per_sample((t - r)[head], x) * stop_gradient(dudt, lam)
+    return torch.cat([value[head] + correction, value[gaps:]])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmf_deploy.errors import ConfigError
 from mmf_deploy.nn.config import UNetConfig
+from mmf_deploy.nn.dropout import Dropout
 from mmf_deploy.nn.embedding import Conditioning
 from mmf_deploy.spec import SampleSpec
 
@@ -70,7 +71,7 @@ class UNetBlock(nn.Module):
         attention: bool = False,
     ) -> None:
         super().__init__()
-        self.dropout = config.dropout
+        self.dropout = Dropout(config.dropout)
         self.norm0 = group_norm(cin)
         self.conv0 = Conv2d(cin, cout, 3, up=up, down=down)
         self.affine = nn.Linear(embedding, cout)
@@ -96,7 +97,7 @@ class UNetBlock(nn.Module):
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         y = self.conv0(F.silu(self.norm0(x)))
         y = F.silu(self.norm1(y + self.affine(e)[:, :, None, None]))
-        y = self.conv1(F.dropout(y, self.dropout, self.training))
+        y = self.conv1(self.dropout(y))
         skip: Tensor = x if self.skip is None else self.skip(x)
         x = (y + skip) * math.sqrt(0.5)
         if self.attention:

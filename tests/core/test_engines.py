@@ -19,6 +19,7 @@ from mmf_deploy.engines.base import (
     open_engine,
 )
 from mmf_deploy.errors import BundleError, CheckpointError, EngineError, MMFError, ShapeError
+from mmf_deploy.golden import verify_golden
 from mmf_deploy.images import to_uint8
 from mmf_deploy.noise import gaussian_batch
 from mmf_deploy.spec import SampleSpec
@@ -57,7 +58,7 @@ def levels(a, b) -> int:
 
 
 def test_golden_images_are_reproduced_alone_and_in_a_full_batch(engine, unet_bundle):
-    assert bundle.verify_golden(unet_bundle, engine, engine.variant) <= 1
+    assert verify_golden(unet_bundle, engine, engine.variant) <= 1
     golden = unet_bundle.golden()
     x1 = gaussian_batch(golden.seeds.tolist(), SHAPE)
     assert levels(engine.generate(x1, golden.labels), golden.outputs) <= 1
@@ -307,7 +308,7 @@ def test_every_kind_of_sample_is_generated(spec, make_tiny_bundle, tiny_formula)
     label = np.arange(70) % spec.classes if spec.conditional else None
     guidance = np.linspace(*spec.guidance, 70) if spec.guidance else None
     with open_engine("onnxruntime", found) as engine:
-        assert bundle.verify_golden(found, engine, engine.variant) <= 1
+        assert verify_golden(found, engine, engine.variant) <= 1
         output = engine.run(x1, label, guidance)
         shown = engine.generate(x1, label, guidance)
     expected = tiny_formula(spec, x1, label, guidance)

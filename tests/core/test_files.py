@@ -173,3 +173,18 @@ def test_loop_of_links_is_no_reason_to_fail(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     assert stays_inside(tmp_path, "loop")
     assert not (tmp_path / "loop").is_file()
+
+
+def test_what_a_kill_between_the_two_moves_left_aside_is_moved_back(tmp_path):
+    aside = tmp_path / ".old-123-thing"
+    aside.mkdir()
+    (aside / "content").write_text("precious")
+
+    def fail_midway():
+        with atomic_directory(tmp_path / "thing"):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_midway()
+    assert (tmp_path / "thing" / "content").read_text() == "precious"
+    assert [p.name for p in tmp_path.iterdir()] == ["thing"]

@@ -12,9 +12,9 @@ from mmf_deploy.export.assemble import Request, export_bundle
 from mmf_deploy.export.graph import fixed_inputs, frozen_sampler
 from mmf_deploy.export.parity import Parity, Tolerance, compare, judge
 
-from mmf_deploy import bundle as bundles
 from mmf_deploy.engines.base import EngineOptions, open_engine
 from mmf_deploy.errors import ConfigError, ParityError
+from mmf_deploy.golden import verify_golden
 
 
 def test_the_graph_has_the_contract_inputs_and_outputs(exported):
@@ -51,7 +51,7 @@ def test_golden_images_come_out_of_every_engine(exported):
     checkpoint, bundle = exported
     for name in ("onnxruntime", "pytorch"):
         with open_engine(name, bundle, options=EngineOptions(checkpoint=checkpoint.path)) as engine:
-            bundles.verify_golden(bundle, engine, bundle.variant())
+            verify_golden(bundle, engine, bundle.variant())
 
 
 def test_frozen_times_leave_no_time_embedding_in_the_graph(exported):

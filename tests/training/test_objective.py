@@ -23,6 +23,7 @@ from torch import nn
 
 from mmf_deploy.errors import ConfigError, ShapeError
 from mmf_deploy.nn.config import MLPConfig, UNetConfig
+from mmf_deploy.nn.dropout import Dropout, shared_masks
 from mmf_deploy.nn.mlp import MLP
 from mmf_deploy.nn.unet import UNet
 from mmf_deploy.spec import SampleSpec
@@ -35,7 +36,7 @@ def sigma(t):
     return ((1 - t) ** 2 * S**2 + t**2).sqrt()
 
 
-def exact_u(x, r, t):
+def exact_u(x, r, t, rows=None):
     """u* of Gaussian data; its limit, the velocity v*, where r = t. Works in any dtype."""
     shape = (-1, *[1] * (x.ndim - 1))
     gap = t - r
@@ -99,7 +100,7 @@ def test_one_step_map_of_the_exact_field_has_the_data_std():
 @pytest.mark.parametrize("derivative", DERIVATIVES)
 @pytest.mark.parametrize("tangent", TANGENTS)
 def test_loss_value_does_not_depend_on_lambda(derivative, tangent):
-    net = random_mlp()
+    net = random_mlp(torch.float64)
     objective = Objective(derivative=derivative, tangent=tangent)
     values = [gradient(net, lam, objective)[0].loss for lam in (0.0, 0.3, 1.0)]
     torch.testing.assert_close(values[0], values[1])
@@ -133,9 +134,12 @@ def test_named_objective_gives_finite_loss_and_gradient(name):
 
 
 def relative_error(net, x, r, t, w, **kw):
-    u_exact, exact = jvp(net, x, r, t, w, False)
-    u, approximate = finite_difference(net, x, r, t, w, False, **kw)
-    torch.testing.assert_close(u, u_exact)
+    def u(x, r, t, rows):
+        return net(x, r, t)
+
+    u_exact, exact = jvp(u, x, r, t, w, False)
+    u_again, approximate = finite_difference(u, x, r, t, w, False, **kw)
+    torch.testing.assert_close(u_again, u_exact)
     return float((approximate - exact).norm() / exact.norm())
 
 
@@ -172,46 +176,71 @@ def test_finite_difference_converges_to_the_exact_derivative():
 
 
 @pytest.mark.parametrize("derivative", DERIVATIVES)
-@pytest.mark.parametrize("keep_graph", [False, True])
-def test_every_pass_of_a_step_sees_the_same_dropout_mask(derivative, keep_graph):
+@pytest.mark.parametrize("lam", [0.0, 1.0])
+def test_every_pass_of_a_step_sees_the_same_dropout_mask(derivative, lam):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 64), nn.SiLU(), nn.Dropout(0.5), nn.Linear(64, 4)).train()
-    x0, x1, (r, t, _) = batch(8, gaps=8)
+    body = nn.Sequential(nn.Linear(4, 64), nn.SiLU(), Dropout(0.5), nn.Linear(64, 4)).train()
 
-    def u(x, r, t):
-        return net(x + (t - r)[:, None])
+    def net(x, r, t):
+        return body(x + (t - r)[:, None])
 
+    x0, x1, times = batch(8, gaps=6)
     torch.manual_seed(7)
-    _, dudt = DERIVATIVES[derivative](u, x0, r, t, x1, keep_graph)
-    # with another mask the difference quotient would be of order 1/h = 1000
-    assert dudt.abs().max() < 10
+    found = modular_meanflow(net, x0, x1, times, lam, Objective(derivative=derivative))
+    # with other masks a difference quotient would be of order 1/h = 1000
+    assert found.squared_error.max() < 1000
+    # and a sample without a gap has a mask too, the same in one pass or in two
+    torch.manual_seed(7)
+    other = modular_meanflow(net, x0, x1, times, 1.0 - lam, Objective(derivative="jvp"))
+    torch.testing.assert_close(found.squared_error, other.squared_error, rtol=1e-2, atol=1e-2)
+
+
+def test_dropout_outside_a_step_is_ordinary_and_off_in_evaluation():
+    layer, x = Dropout(0.25), torch.ones(4, 10_000)
+    dropped = layer(x)
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.25, abs=0.02)
+    assert float(dropped.mean()) == pytest.approx(1.0, abs=0.02)
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_shared_masks_are_those_of_the_samples_whatever_the_order():
+    layer, x = Dropout(0.5), torch.ones(4, 100)
+    with shared_masks(4) as masks:
+        whole = layer(x)
+        masks.rows = torch.tensor([2, 0, 2])
+        assert torch.equal(layer(x[:3]), whole[[2, 0, 2]])
+        masks.rows = slice(1, 3)
+        assert torch.equal(layer(x[:2]), whole[1:3])
+    assert not torch.equal(whole[0], whole[1])
+
+
+def passes(lam, gaps=16, derivative="finite_difference"):
+    """(batch size, with a graph?) of every evaluation of the network in one step of 64."""
+    found = []
+
+    def recording(x, r, t):
+        found.append((len(x), torch.is_grad_enabled()))
+        return net(x, r, t)
+
+    net = random_mlp()
+    x0, x1, times = batch(64, gaps=gaps)
+    modular_meanflow(recording, x0, x1, times, lam, Objective(derivative=derivative))
+    return found
 
 
 def test_no_graph_is_kept_for_the_derivative_where_lambda_is_zero():
-    calls = []
-
-    def counting(x, r, t):
-        calls.append(torch.is_grad_enabled())
-        return net(x, r, t)
-
-    net = random_mlp()
-    x0, x1, times = batch()
-    modular_meanflow(counting, x0, x1, times, 0.0, Objective())
-    # tangent and difference without a graph; u on both parts of the batch with one
-    assert sorted(calls) == [False, False, True, True]
+    # tangent; u of the whole batch; the other point of the difference
+    assert passes(lam=0.0) == [(16, False), (64, True), (16, False)]
 
 
 def test_derivative_runs_only_on_the_samples_with_a_gap():
-    sizes = []
+    # tangent; u of the whole batch together with the other point of the difference
+    assert passes(lam=1.0) == [(16, False), (80, True)]
+    assert passes(lam=1.0, derivative="jvp") == [(16, False), (16, True), (48, True)]
 
-    def recording(x, r, t):
-        sizes.append(len(x))
-        return net(x, r, t)
 
-    net = random_mlp()
-    x0, x1, times = batch(64, gaps=16)
-    modular_meanflow(recording, x0, x1, times, 1.0, Objective())
-    assert sorted(sizes) == [16, 16, 16, 48]
+def test_a_batch_without_gaps_is_one_pass():
+    assert passes(lam=1.0, gaps=0) == [(64, True)]
 
 
 def test_conditions_follow_their_samples_into_the_parts_of_a_batch():
