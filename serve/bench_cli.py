@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmf_deploy.errors import ConfigError
+from mmf_deploy.progress import TaskProgress
 
 if TYPE_CHECKING:
     from .bench import Report
@@ -30,7 +31,8 @@ def bench(
     ] = None,
     batches: Annotated[str, typer.Option(help="Batch sizes, comma-separated.")] = "1,8,64",
     threads: Annotated[
-        int | None, typer.Option(help="Compute threads of every engine; the cores if not given.")
+        str | None,
+        typer.Option(help="Compute threads, comma-separated; 1 and all cores if not given."),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Time per batch size, after warm-up.")] = 4.0,
     out: Annotated[
@@ -43,14 +45,17 @@ def bench(
 
     from .bench import Plan, available_cores, measure
 
-    sizes = _sizes(batches)
+    sizes = _integers("--batches", batches)
+    counts = _integers("--threads", threads) if threads else sorted({1, available_cores()})
     found = bundles.load(bundle or digits_bundle())
-    plan = Plan(sizes, threads or available_cores(), seconds, checkpoint=baseline)
+    plan = Plan(sizes, counts, seconds, checkpoint=baseline)
     typer.echo(
-        f"benchmarking {found.manifest.name}: batch sizes {', '.join(map(str, sizes))}, "
-        f"{plan.threads} threads, about {seconds * len(sizes):.0f} s"
+        f"benchmarking {found.manifest.name}: batch {batches}, threads "
+        f"{', '.join(map(str, counts))}, about {seconds:g} s a batch size"
     )
-    report = measure(found, plan, _command(bundle, baseline, batches, threads, seconds), _say)
+    command = _command(bundle, baseline, batches, threads, seconds)
+    with _Progress(len(sizes)) as progress:
+        report = measure(found, plan, command, progress.show)
     _table(report)
     if baseline is None:
         typer.echo("no --baseline CHECKPOINT given, so there is no ratio to PyTorch")
@@ -58,30 +63,39 @@ def bench(
         _write(report, out)
 
 
-def _sizes(text: str) -> list[int]:
+def _integers(option: str, text: str) -> list[int]:
     try:
-        sizes = [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.split(",")]
     except ValueError:
-        raise ConfigError(f"--batches {text!r}: expected integers such as 1,8,64") from None
-    if min(sizes) < 1:
-        raise ConfigError(f"--batches {text!r}: expected integers of at least 1")
-    return sizes
+        raise ConfigError(f"{option} {text!r}: expected integers such as 1,8,64") from None
+    if min(numbers) < 1:
+        raise ConfigError(f"{option} {text!r}: expected integers of at least 1")
+    return numbers
 
 
 def _command(
-    bundle: Path | None, baseline: Path | None, batches: str, threads: int | None, seconds: float
+    bundle: Path | None, baseline: Path | None, batches: str, threads: str | None, seconds: float
 ) -> str:
     """The command that repeats this report, with every value that is not a default."""
     parts = ["mmf-bench", *([str(bundle)] if bundle else [])]
     parts += ["--baseline", str(baseline)] if baseline else []
     parts += ["--batches", batches] if batches != "1,8,64" else []
-    parts += ["--threads", str(threads)] if threads else []
+    parts += ["--threads", threads] if threads else []
     parts += ["--seconds", f"{seconds:g}"] if seconds != 4.0 else []
     return shlex.join(parts)
 
 
-def _say(what: str, done: int, total: int) -> None:
-    typer.echo(f"  {what} ({done + 1} of {total}) …")
+class _Progress(TaskProgress):
+    """Percent of the whole benchmark, from the percent of each batch size."""
+
+    def __init__(self, sizes: int) -> None:
+        super().__init__("%", 100 * sizes)
+        self._seen: list[str] = []
+
+    def show(self, what: str, done: int, status: str = "") -> None:
+        if what not in self._seen:
+            self._seen.append(what)
+        super().show(what, 100 * (len(self._seen) - 1) + done, status)
 
 
 def _table(report: Report) -> None:
@@ -89,11 +103,13 @@ def _table(report: Report) -> None:
     from rich.table import Table
 
     table = Table(title=f"{report.bundle}: milliseconds per image", title_justify="left")
-    for column in ("engine", "batch", "median", "p90", "p99", "images/s", "vs PyTorch eager"):
+    columns = ("engine", "threads", "batch", "median", "p90", "p99", "images/s", "vs PyTorch eager")
+    for column in columns:
         table.add_column(column, justify="left" if column == "engine" else "right")
     for row in report.rows:
         table.add_row(
             f"{row.engine} {row.variant}",
+            str(row.threads),
             str(row.batch),
             f"{row.median_ms:.3f}",
             f"{row.p90_ms:.3f}",

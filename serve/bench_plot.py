@@ -7,7 +7,7 @@ from typing import Any
 
 from mmf_deploy.errors import require
 
-from .bench import BASELINE, Report
+from .bench import BASELINE, Report, Row
 
 COLOURS = {BASELINE: "#8c8c8c", "onnxruntime": "#1f6fb2"}
 
@@ -21,15 +21,12 @@ def plot(report: Report, path: Path) -> None:
     figure, axes = plt.subplots(
         1, 2 if with_ratio else 1, figsize=(10 if with_ratio else 5.5, 4), squeeze=False
     )
-    series: dict[tuple[str, str], list[Any]] = {}
-    for row in report.rows:
-        series.setdefault((row.engine, row.variant), []).append(row)
+    series = best_rows(report)
     _latency(axes[0][0], series)
     if with_ratio:
         _speedup(axes[0][1], series)
     figure.suptitle(
-        f"{report.bundle}: {report.parameters / 1e6:.2f}M parameters, "
-        f"{report.threads} threads, {report.machine['cpu']}",
+        f"{report.bundle}: {report.parameters / 1e6:.2f}M parameters, {report.machine['cpu']}",
         fontsize=11,
     )
     figure.tight_layout()
@@ -37,7 +34,23 @@ def plot(report: Report, path: Path) -> None:
     plt.close(figure)
 
 
-def _latency(axis: Any, series: dict[tuple[str, str], list[Any]]) -> None:
+Series = dict[tuple[str, str], list[Row]]
+
+
+def best_rows(report: Report) -> Series:
+    """For every engine and variant, its fastest row at each batch size."""
+    best: dict[tuple[str, str, int], Row] = {}
+    for row in report.rows:
+        key = (row.engine, row.variant, row.batch)
+        if key not in best or row.median_ms < best[key].median_ms:
+            best[key] = row
+    series: Series = {}
+    for row in best.values():
+        series.setdefault((row.engine, row.variant), []).append(row)
+    return series
+
+
+def _latency(axis: Any, series: Series) -> None:
     for (engine, variant), rows in series.items():
         batches = [r.batch for r in rows]
         median, p90 = [r.median_ms for r in rows], [r.p90_ms for r in rows]
@@ -53,7 +66,7 @@ def _latency(axis: Any, series: dict[tuple[str, str], list[Any]]) -> None:
     axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
     axis.set_ylim(min(values) / 1.3, max(values) * 1.3)
     axis.grid(alpha=0.3)
-    axis.set_title("median, shaded up to p90", fontsize=10)
+    axis.set_title("best number of threads; median, shaded up to p90", fontsize=10)
     axis.legend(frameon=False)
 
 
@@ -63,14 +76,14 @@ def _decade_ticks(low: float, high: float) -> list[float]:
     return [t for t in ticks if low / 1.3 <= t <= high * 1.3]
 
 
-def _speedup(axis: Any, series: dict[tuple[str, str], list[Any]]) -> None:
+def _speedup(axis: Any, series: Series) -> None:
     shown = [(key, rows) for key, rows in series.items() if key[0] != BASELINE]
     width = 0.8 / len(shown)
     for k, ((engine, variant), rows) in enumerate(shown):
         positions = [i + (k - (len(shown) - 1) / 2) * width for i in range(len(rows))]
         bars = axis.bar(
             positions,
-            [r.speedup for r in rows],
+            [r.speedup or 0.0 for r in rows],
             width * 0.9,
             color=COLOURS.get(engine),
             label=f"{engine} {variant}",

@@ -38,7 +38,7 @@ def serve(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Compute threads; the machine's cores if not given.")
+        int | None, typer.Option(min=1, help="Compute threads; the engine chooses if not given.")
     ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="The checkpoint, for --engine pytorch only.")

@@ -30,7 +30,7 @@ class EngineOptions:
 
     Attributes:
         device: "cpu" or "cuda".
-        threads: compute threads on the CPU; the machine's cores if not given.
+        threads: compute threads on the CPU; the engine's own choice if not given.
         checkpoint: the checkpoint a bundle was made from; only the pytorch engine needs it.
     """
 

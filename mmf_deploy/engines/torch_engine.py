@@ -55,8 +55,6 @@ class PyTorchEngine(Engine):
                 f"{self.bundle.path} was made from {source.weights_sha256}; "
                 "pass the checkpoint it was exported from"
             )
-        if self.options.threads is not None:
-            torch.set_num_threads(self.options.threads)
         net = network_from(found, source.weights)
         grid = time_grid(self.variant.steps)
         self._sampler = Sampler(net, grid, self.spec.is_image).to(self.device).eval()
@@ -75,6 +73,9 @@ class PyTorchEngine(Engine):
     ) -> Output:
         if self._sampler is None:
             raise EngineError("engine used outside its with-block")
+        if self.options.threads is not None:
+            # the setting is the process's: two of these engines may take turns
+            torch.set_num_threads(self.options.threads)
         inputs = [
             None if a is None else torch.from_numpy(a).to(self.device)
             for a in (noise, label, guidance)
