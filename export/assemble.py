@@ -117,6 +117,7 @@ def _manifest(
         variants=[variant],
         source=bundle.Source(
             run=str(source.meta.get("name", "unknown")),
+            command=str(source.meta.get("command", "")),
             step=source.step,
             weights=weights,
             weights_sha256=source.weights_hash(weights),

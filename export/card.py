@@ -59,8 +59,11 @@ A sample depends on this bundle, its seed{label} and nothing else.
 
 def reproduce(manifest: Manifest) -> str:
     """The commands that make this bundle again."""
-    name = str(manifest.recipe.get("name"))
-    return f"mmf-train {name} --out runs/{name}\nmmf-export runs/{name} --out {manifest.name}"
+    source = manifest.source
+    if not source.command:
+        return f"mmf-export RUN --out {manifest.name}"
+    run = f"runs/{source.run}"
+    return f"{source.command} --out {run}\nmmf-export {run} --out {manifest.name}"
 
 
 def _quality(manifest: Manifest) -> str:

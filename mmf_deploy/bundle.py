@@ -53,11 +53,19 @@ class Variant(BaseModel):
 
 
 class Source(BaseModel):
-    """Where a bundle came from."""
+    """Where a bundle came from.
+
+    Attributes:
+        run: name of the recipe.
+        command: what trains such a checkpoint again.
+        weights: which of its weights were exported, and their file's hash.
+        parameters: number of the network's parameters.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run: str
+    command: str = ""
     step: int
     weights: str
     weights_sha256: str

@@ -119,6 +119,8 @@ def write(
         for name, tensors in weights.items():
             arrays = {k: np.ascontiguousarray(v).reshape(v.shape) for k, v in tensors.items()}
             save_file(arrays, temporary / f"{name}.safetensors")
+            # safetensors makes its files private; these are for whoever may read the folder
+            (temporary / f"{name}.safetensors").chmod(0o644)
         (temporary / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
         record = {
             "schema": SCHEMA,

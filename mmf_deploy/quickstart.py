@@ -44,7 +44,7 @@ def quickstart(
 ) -> None:
     """Train, export, benchmark and serve a generator of handwritten digits."""
     began = time.monotonic()
-    run, bundle, bench = out / "run", out / "bundle", out / "bench"
+    run, bundle, bench = out / "run", out / Path(recipe).stem, out / "bench"
     if bundle.exists() and not (bundle / bundles.MANIFEST).is_file():
         raise ConfigError(f"{bundle} exists and is not a bundle; give --out another directory")
     sets = [part for override in overrides or () for part in ("--set", override)]

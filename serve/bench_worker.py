@@ -6,6 +6,7 @@ state that the other left behind. In production they do not meet, so they do not
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import time
 from contextlib import ExitStack
@@ -78,14 +79,15 @@ class Worker:
         Raises:
             EngineError: the engine failed, or its process died.
         """
-        self._pipe.send((subject, batch, seconds))
+        with contextlib.suppress(OSError):  # a dead worker is found by what follows
+            self._pipe.send((subject, batch, seconds))
         times: list[float] = self._receive()
         return times
 
     def _receive(self) -> Any:
         try:
             found = self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             self._process.join(5)
             code = self._process.exitcode
             raise EngineError(f"engine {self._name!r} died, exit code {code}") from None

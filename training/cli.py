@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,7 +49,9 @@ def train(
         typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), nl=False)
         return
     directory = out or Path("runs") / config.name
-    _run(config, directory, _device(device), threads, fresh)
+    sets = [part for override in overrides or () for part in ("--set", override)]
+    command = shlex.join(["mmf-train", recipe, *sets])
+    _run(config, directory, _device(device), threads, fresh, command)
 
 
 def _device(name: str) -> str:
@@ -62,7 +65,12 @@ def _device(name: str) -> str:
 
 
 def _run(
-    config: TrainConfig, directory: Path, device: str, threads: int | None, fresh: bool
+    config: TrainConfig,
+    directory: Path,
+    device: str,
+    threads: int | None,
+    fresh: bool,
+    command: str,
 ) -> None:
     import torch
 
@@ -71,7 +79,7 @@ def _run(
 
     # set, not left to the library: the same count gives the same bits after a resumption
     torch.set_num_threads(threads or available_cores())
-    trainer = Trainer(config, directory, device)
+    trainer = Trainer(config, directory, device, command)
     if fresh:
         with RunDirectory(directory).locked():
             RunDirectory(directory).fresh()

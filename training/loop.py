@@ -50,10 +50,14 @@ class Trainer:
         config: the recipe.
         out: the run's directory.
         device: "cpu" or "cuda".
+        command: what starts such a run, for the record.
     """
 
-    def __init__(self, config: TrainConfig, out: Path, device: str = "cpu") -> None:
+    def __init__(
+        self, config: TrainConfig, out: Path, device: str = "cpu", command: str = ""
+    ) -> None:
         self.config = config
+        self.command = command
         self.directory = RunDirectory(out)
         self.device = torch.device(device)
         self._stop = False
@@ -94,7 +98,9 @@ class Trainer:
             betas=(config.optimizer.beta1, config.optimizer.beta2),
             fused=True,
         )
-        self.state = RunState(config, self.source.spec, self.net, self.emas, self.optimizer)
+        self.state = RunState(
+            config, self.source.spec, self.net, self.emas, self.optimizer, self.command
+        )
 
     def _resume(self) -> int:
         found, complaints = self.directory.newest()

@@ -31,6 +31,7 @@ class RunState:
     net: nn.Module
     emas: list[EMA]
     optimizer: torch.optim.Optimizer
+    command: str
 
     def save(self, directory: Path, step: int) -> Path:
         """Write a checkpoint after ``step`` steps; returns its directory."""
@@ -51,7 +52,12 @@ class RunState:
                 for file, tensors in weights.items()
             },
             config=self.config.model_dump(mode="json"),
-            meta={"name": self.config.name, "seed": self.config.seed, "versions": versions()},
+            meta={
+                "name": self.config.name,
+                "command": self.command,
+                "seed": self.config.seed,
+                "versions": versions(),
+            },
         )
 
     def load(self, found: checkpoint.Checkpoint) -> None:
