@@ -35,7 +35,7 @@ bench-cifar10: $(VENV)/.installed
 	$(BIN)/mmf train cifar10-random --out runs/cifar10-random
 	$(BIN)/mmf export runs/cifar10-random --out bundles/cifar10-random --force
 	$(BIN)/mmf bench bundles/cifar10-random --baseline runs/cifar10-random \
-		--batches 1 --seconds 60 --out benchmarks/results/cifar10-random-cpu
+		--batches 1 --threads $$(nproc) --seconds 60 --out benchmarks/results/cifar10-random-cpu
 
 digits-bundle: $(VENV)/.installed
 	$(BIN)/mmf train digits --out runs/digits

@@ -29,11 +29,12 @@ def quickstart() -> str:
         ),
         *(
             (
-                f"{row['engine']} {row['variant']}, batch {row['batch']}",
+                f"{row['engine']} {row['variant']}, batch {row['batch']}, "
+                f"{row['threads']} thread(s)",
                 f"{row['median_ms']:.3f} ms/image"
                 + ("" if row["engine"] == "pytorch" else f", {row['speedup']:.2f}× PyTorch eager"),
             )
-            for row in found["bench"]
+            for row in found["latency"]
         ),
         (
             "service: start to ready, one image by HTTP",
@@ -54,12 +55,12 @@ def speed() -> str:
     lines = [
         f"The 55.9M network of the public CIFAR-10 MeanFlow model, random weights, "
         f"{machine['cores']} cores ({machine['cpu']}), by `make bench-cifar10`:\n",
-        "| engine | batch | median | p90 | images/s | against PyTorch eager |",
-        "|---|---|---|---|---|---|",
+        "| engine | threads | batch | median | p90 | images/s | against PyTorch eager |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
         lines.append(
-            f"| {row['engine']} {row['variant']} | {row['batch']} | {row['median_ms']:.0f} ms | "
+            f"| {row['engine']} {row['variant']} | {row['threads']} | {row['batch']} | {row['median_ms']:.0f} ms | "
             f"{row['p90_ms']:.0f} ms | {row['images_per_s']:.1f} | {row['speedup']:.2f}× |"
         )
     return "\n".join(lines)
