@@ -30,7 +30,7 @@ def quickstart() -> str:
         *(
             (
                 f"{row['engine']} {row['variant']}, batch {row['batch']}, "
-                f"{row['threads']} thread(s)",
+                f"{row['threads']} threads".replace("1 threads", "1 thread"),
                 f"{row['median_ms']:.3f} ms/image"
                 + ("" if row["engine"] == "pytorch" else f", {row['speedup']:.2f}× PyTorch eager"),
             )
@@ -44,7 +44,8 @@ def quickstart() -> str:
         ("everything, after installation", f"{found['seconds']:.0f} s"),
     ]
     body = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    where = f"`make quickstart` on {machine['cores']} cores ({machine['cpu']}):"
+    where = f"`make quickstart` on {machine['cores']} cores ({machine['cpu']}) ends with this "
+    where += "([results](benchmarks/results/quickstart-cpu.json)):"
     return f"{where}\n\n| | |\n|---|---|\n{body}"
 
 
@@ -54,15 +55,22 @@ def speed() -> str:
     machine = found["machine"]
     lines = [
         f"The 55.9M network of the public CIFAR-10 MeanFlow model, random weights, "
-        f"{machine['cores']} cores ({machine['cpu']}), by `make bench-cifar10`:\n",
+        f"{machine['cores']} cores ({machine['cpu']}), by `make bench-cifar10`\n"
+        "([results](benchmarks/results/cifar10-random-cpu/bench.json)):\n",
         "| engine | threads | batch | median | p90 | images/s | against PyTorch eager |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
-        lines.append(
-            f"| {row['engine']} {row['variant']} | {row['threads']} | {row['batch']} | {row['median_ms']:.0f} ms | "
-            f"{row['p90_ms']:.0f} ms | {row['images_per_s']:.1f} | {row['speedup']:.2f}× |"
-        )
+        cells = [
+            f"{row['engine']} {row['variant']}",
+            row["threads"],
+            row["batch"],
+            f"{row['median_ms']:.0f} ms",
+            f"{row['p90_ms']:.0f} ms",
+            f"{row['images_per_s']:.1f}",
+            f"{row['speedup']:.2f}×",
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 

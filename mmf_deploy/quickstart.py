@@ -190,7 +190,7 @@ def _summary(
         )
     for row in rows:
         ratio = "" if row["speedup"] is None else f"  {row['speedup']:.2f}× PyTorch eager"
-        name = f"{row['engine']} {row['variant']}, {row['threads']} thread(s)"
+        name = f"{row['engine']} {row['variant']}, {_count(row['threads'], 'thread')}"
         typer.echo(
             f"  latency    {name:<32} batch {row['batch']:>2}  "
             f"{row['median_ms']:7.3f} ms/image{ratio}"
@@ -207,7 +207,7 @@ def _summary(
         (f"{mmf} inspect {bundle}", "what is in the bundle"),
         (f"{mmf} train digits --set objective.lam=0 --out runs/lambda0", "another objective"),
     ):
-        typer.echo(f"  {command:<66} {what}")
+        typer.echo(f"  {command:<70} {what}")
 
 
 def _fastest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -218,6 +218,10 @@ def _fastest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if key not in best or row["median_ms"] < best[key]["median_ms"]:
             best[key] = row
     return list(best.values())
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("s" if number != 1 else "")
 
 
 def _program() -> str:

@@ -89,6 +89,8 @@ def _speedup(axis: Any, series: Series) -> None:
             label=f"{engine} {variant}",
         )
         axis.bar_label(bars, [f"{r.speedup:.2f}×" for r in rows], fontsize=9, padding=2)
+    margin = 0.5 + max(0, 3 - len(shown[0][1])) / 2  # no wider bars than with three batch sizes
+    axis.set_xlim(-margin, len(shown[0][1]) - 1 + margin)
     axis.axhline(1.0, color=COLOURS[BASELINE], linestyle="--", linewidth=1)
     axis.set_xticks(range(len(shown[0][1])), [str(r.batch) for r in shown[0][1]])
     axis.set(xlabel="batch size", ylabel="times faster than PyTorch eager")
