@@ -40,6 +40,8 @@ class OnnxRuntimeEngine(Engine):
         ort = require("onnxruntime", "cpu")
         settings = ort.SessionOptions()
         path = self.bundle.file(self.variant)
+        if not path.is_file():
+            raise EngineError(f"{path}: gone since the bundle was verified; load it again")
         if self.options.threads is not None:
             settings.intra_op_num_threads = self.options.threads
         elif path.stat().st_size < SMALL_GRAPH_BYTES:
