@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := train,export,serve,cpu,bench
 
-.PHONY: quickstart test lint format bench-cifar10 digits-bundle clean help
+.PHONY: quickstart test lint format bench-cifar10 results digits-bundle clean help
 
 help:
 	@echo "make quickstart     train, export, benchmark and serve digits (minutes on two cores)"
 	@echo "make test           lint, types and the default test suite"
 	@echo "make bench-cifar10  latency of the 55.9M CIFAR-10 network against PyTorch eager"
+	@echo "make results         measure anew what the README shows"
 	@echo "make digits-bundle  train the embedded bundle anew"
 
 quickstart: $(VENV)/.installed
@@ -35,7 +36,17 @@ bench-cifar10: $(VENV)/.installed
 	$(BIN)/mmf train cifar10-random --out runs/cifar10-random
 	$(BIN)/mmf export runs/cifar10-random --out bundles/cifar10-random --force
 	$(BIN)/mmf bench bundles/cifar10-random --baseline runs/cifar10-random \
-		--batches 1 --threads $$(nproc) --seconds 60 --out benchmarks/results/cifar10-random-cpu
+		--batches 1 --threads $$(nproc) --seconds 60 --out runs/cifar10-random/bench
+
+# measure anew what the README shows
+results: bench-cifar10
+	rm -rf runs/quickstart
+	$(BIN)/mmf quickstart
+	mkdir -p benchmarks/results/cifar10-random-cpu
+	cp runs/cifar10-random/bench/bench.json runs/cifar10-random/bench/bench.png \
+		benchmarks/results/cifar10-random-cpu/
+	cp runs/quickstart/quickstart.json benchmarks/results/quickstart-cpu.json
+	$(BIN)/python benchmarks/render.py
 
 digits-bundle: $(VENV)/.installed
 	$(BIN)/mmf train digits --out runs/digits

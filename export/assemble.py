@@ -96,12 +96,15 @@ def export_bundle(
 
 def refuse_to_overwrite(request: Request) -> None:
     """Raise ConfigError if something is in the way that may not be replaced."""
-    if not request.out.exists():
+    out = request.out
+    if not out.name or out.name == "..":
+        raise ConfigError(f"--out {out}: give the bundle a name, for example bundles/digits")
+    if not out.exists():
         return
     if not request.force:
-        raise ConfigError(f"{request.out} exists; choose another --out, or replace it with --force")
-    if not (request.out / bundle.MANIFEST).is_file() and any(request.out.iterdir()):
-        raise ConfigError(f"{request.out} is not a bundle; --force replaces only bundles")
+        raise ConfigError(f"{out} exists; choose another --out, or replace it with --force")
+    if not out.is_dir() or (not (out / bundle.MANIFEST).is_file() and any(out.iterdir())):
+        raise ConfigError(f"{out} is not a bundle; --force replaces only bundles")
 
 
 def _manifest(

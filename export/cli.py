@@ -33,12 +33,15 @@ def export(
     from .assemble import Request, export_bundle, images_to_make, refuse_to_overwrite
     from .parity import BATCHES
 
-    source = checkpoints.resolve(checkpoint)
+    source = checkpoints.resolve(checkpoint).resolve()
     # runs/NAME/checkpoints/step-…
     name = source.parent.parent.name if source.parent.name == "checkpoints" else source.name
     request = Request(source, out or Path("bundles") / name, weights, force)
     refuse_to_overwrite(request)
-    typer.echo(f"exporting {source} to {request.out}: fp32 ONNX, one step, dynamic batch")
+    typer.echo(
+        f"exporting {source.name} of {checkpoint} to {request.out}: "
+        "fp32 ONNX, one step, dynamic batch"
+    )
     with TaskProgress("images", images_to_make(checkpoints.read(source).spec)) as progress:
         bundle, facts = export_bundle(request, progress.show)
     variant = bundle.variant()

@@ -85,8 +85,12 @@ def compare(
         with torch.inference_mode():
             expected = [o.numpy() for o in sampler(**inputs.tensors())]
         on_progress(batch)
-        if not (np.isfinite(found[0]).all() and found[0].shape == expected[0].shape):
-            raise ParityError(f"{path.name}: batch {batch}: wrong shape or values not finite")
+        if found[0].shape != expected[0].shape:
+            raise ParityError(
+                f"{path.name}: batch {batch}: shape {found[0].shape}, expected {expected[0].shape}"
+            )
+        if not (np.isfinite(found[0]).all() and np.isfinite(expected[0]).all()):
+            raise ParityError(f"{path.name}: batch {batch}: values that are not finite")
         difference = found[0].astype(np.float64) - expected[0]
         worst = max(worst, float(np.abs(difference).max()))
         squares += float((difference**2).sum())
@@ -103,7 +107,8 @@ def judge(parity: Parity, tolerance: Tolerance, name: str) -> None:
     Raises:
         ParityError: with what was measured and what is allowed.
     """
-    if parity.max_abs > tolerance.absolute or parity.max_levels > tolerance.levels:
+    within = parity.max_abs <= tolerance.absolute and parity.max_levels <= tolerance.levels
+    if not within:  # so that NaN is not within
         raise ParityError(
             f"{name} differs from the checkpoint by up to {parity.max_abs:.2g} "
             f"({parity.max_levels} of 255 levels); allowed are {tolerance.absolute:g} and "

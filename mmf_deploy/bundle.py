@@ -144,7 +144,7 @@ def write(path: Path, manifest: Manifest, fill: Callable[[Path], None]) -> Bundl
 
 
 def load(path: Path) -> Bundle:
-    """Read a bundle and verify the hash of every file.
+    """Read a bundle and verify the hash of every file; there may be no others.
 
     Raises:
         BundleError: missing, of another schema, a path that leaves the directory, or a file
@@ -165,6 +165,10 @@ def load(path: Path) -> Bundle:
             raise BundleError(f"{file}: path {name!r} leaves the bundle's directory; refused")
         if name not in manifest.files:
             raise BundleError(f"{file}: {name} has no hash in the manifest; refused")
+    for entry in sorted(path.iterdir()):
+        # a graph could read its weights from a file that no hash vouches for
+        if entry.name not in {MANIFEST, *manifest.files} and not entry.name.startswith("."):
+            raise BundleError(f"{entry}: not listed in the manifest; remove it, or export again")
     return Bundle(path=path, manifest=manifest, digest=hashlib.sha256(raw).hexdigest())
 
 

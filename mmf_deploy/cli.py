@@ -96,6 +96,13 @@ def _guarded(run: Callable[[list[str]], Any]) -> None:
             traceback.print_exc()
         print(f"error: {e}", file=sys.stderr)
         sys.exit(1)
+    except Exception as e:
+        if debug:
+            traceback.print_exc()
+        else:
+            print(f"bug: {type(e).__name__}: {e}. --debug shows where; please report it",
+                  file=sys.stderr)  # fmt: skip
+        sys.exit(70)
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,11 +57,25 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def _recover(path: Path) -> None:
-    for aside in path.parent.glob(f".old-*-{glob.escape(path.name)}"):
-        if path.exists():
-            shutil.rmtree(aside)
+    name = re.compile(rf"\.(old|tmp)-(\d+)-{re.escape(path.name)}")
+    for entry in list(path.parent.iterdir()):
+        match = name.fullmatch(entry.name)
+        if match is None or _runs(int(match[2])):
+            continue
+        if match[1] == "old" and not path.exists():
+            entry.rename(path)
         else:
-            aside.rename(path)
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _swap(temporary: Path, path: Path) -> None:

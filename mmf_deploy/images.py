@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmf_deploy.errors import ShapeError
+from mmf_deploy.files import write_atomic
 
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
@@ -98,8 +99,4 @@ def display_scale(height: int, target: int = 64) -> int:
 
 def save_grid(path: Path, images: NDArray[np.uint8], columns: int | None = None) -> None:
     """Write a PNG grid of uint8 [B, H, W, C] images, enlarged when they are tiny."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scale = display_scale(images.shape[1])
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(encode(grid(images, columns, scale)))
-    temporary.replace(path)
+    write_atomic(path, encode(grid(images, columns, display_scale(images.shape[1]))))

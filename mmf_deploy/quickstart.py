@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -57,7 +58,11 @@ def quickstart(
     _title(5, "compare with the PyTorch sampler, seed by seed")
     levels = _compare(served, run, out)
     shutil.copy(bundle / "samples.png", out / "samples.png")
-    _summary(out, run, bundle, bench, levels, started_in, once_ms, time.monotonic() - began)
+    command = shlex.join(["mmf", "quickstart", *([recipe] if recipe != "digits" else []), *sets])
+    seconds = time.monotonic() - began
+    quality = _summary(command, out, run, bundle, bench, levels, started_in, once_ms, seconds)
+    if recipe == "digits" and not sets:
+        _check(quality)
 
 
 def _title(number: int, what: str) -> None:
@@ -71,9 +76,14 @@ def _mmf(args: list[str]) -> list[str]:
 def _step(number: int, what: str, args: list[str]) -> None:
     _title(number, what)
     typer.echo(f"$ {shlex.join(['mmf', *args])}")
-    code = subprocess.run(_mmf(args), check=False).returncode
+    _run(args)
+
+
+def _run(args: list[str], stdout: int | None = None) -> None:
+    code = subprocess.run(_mmf(args), check=False, stdout=stdout).returncode
     if code:
-        raise MMFError(f"`{shlex.join(['mmf', *args])}` failed with exit code {code}, see above")
+        error = ConfigError if code == ConfigError.exit_code else MMFError
+        raise error(f"`{shlex.join(['mmf', *args])}` failed with exit code {code}, see above")
 
 
 @contextlib.contextmanager
@@ -86,15 +96,17 @@ def _service(bundle: Path) -> Iterator[tuple[str, float]]:
         try:
             assert p.stdout is not None  # stdout=PIPE
             url = ""
+            # a service that says nothing is ended, which ends the reading below
+            watchdog = threading.Timer(START_TIMEOUT_S, p.kill)
+            watchdog.start()
             for line in p.stdout:
                 typer.echo(f"  {line.rstrip()}")
                 if "http://" in line:
                     url = line[line.index("http://") :].split()[0]
                     break
-                if time.monotonic() - began > START_TIMEOUT_S:
-                    break
+            watchdog.cancel()
             if not url:
-                raise MMFError("the service did not start, see above")
+                raise MMFError(f"the service was not ready in {START_TIMEOUT_S:.0f} s, see above")
             yield url, time.monotonic() - began
         finally:
             p.terminate()
@@ -146,7 +158,7 @@ def _compare(served: np.ndarray, run: Path, out: Path) -> int:
     path = out / "pytorch.npy"
     args = ["sample", str(run), "--seeds", f"0-{SEEDS - 1}", "--out", str(path)]
     typer.echo(f"$ {shlex.join(['mmf', *args])}")
-    subprocess.run(_mmf(args), check=True, stdout=subprocess.DEVNULL)
+    _run(args, stdout=subprocess.DEVNULL)
     levels = _levels(served, np.load(path))
     typer.echo(f"largest difference over {SEEDS} seeds: {levels} of 255 levels")
     if levels > 1:
@@ -157,6 +169,7 @@ def _compare(served: np.ndarray, run: Path, out: Path) -> int:
 
 
 def _summary(
+    command: str,
     out: Path,
     run: Path,
     bundle: Path,
@@ -165,13 +178,13 @@ def _summary(
     started_in: float,
     once_ms: float,
     seconds: float,
-) -> None:
+) -> dict[str, Any]:
     measured = json.loads((bench / "bench.json").read_text())
     rows = _fastest(measured["rows"])
     evaluation = run / "evaluation.json"
-    quality = json.loads(evaluation.read_text()) if evaluation.is_file() else None
+    quality: dict[str, Any] = json.loads(evaluation.read_text()) if evaluation.is_file() else {}
     record = {
-        "command": "make quickstart",
+        "command": command,
         "machine": measured["machine"],
         "versions": measured["versions"],
         "seconds": round(seconds, 1),
@@ -201,13 +214,28 @@ def _summary(
     typer.echo(f"  bundle     {bundle}")
     mmf = _program()
     typer.echo("\nNext")
-    for command, what in (
+    for line, what in (
         (f"{mmf} serve {bundle}", "a service on http://127.0.0.1:8000, its pages at /docs"),
         (f"{mmf} sample {bundle} --label 7 --seeds 0-99", "sevens, as samples.png"),
         (f"{mmf} inspect {bundle}", "what is in the bundle"),
         (f"{mmf} train digits --set objective.lam=0 --out runs/lambda0", "another objective"),
     ):
-        typer.echo(f"  {command:<70} {what}")
+        typer.echo(f"  {line:<70} {what}")
+    return quality
+
+
+def _check(quality: dict[str, Any]) -> None:
+    """What the digits recipe is expected to reach."""
+    if not (
+        quality["classifier_accuracy"] >= 0.97
+        and quality["class_accuracy"] >= 0.98
+        and quality["ratio"] <= 2.0
+    ):
+        raise MMFError(
+            f"the samples are worse than they should be: class accuracy "
+            f"{quality['class_accuracy']:.1%} (expected 98%) and Fréchet ratio "
+            f"{quality['ratio']:.2f} (expected at most 2)"
+        )
 
 
 def _fastest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -80,7 +80,7 @@ def labels_for(spec: SampleSpec, seeds: list[int], label: str | None) -> np.ndar
         return np.array([spec.default_label(s) for s in seeds], np.int64)
     if label in spec.class_names:
         number = spec.class_names.index(label)
-    elif label.isdecimal() and len(label) < 19 and int(label) <= spec.classes:
+    elif label.isdecimal() and len(label) < 19 and int(label) < spec.classes:
         number = int(label)
     else:
         names = f" or a name ({', '.join(spec.class_names[:10])})" if spec.class_names else ""

@@ -47,6 +47,12 @@ class CostModel:
         known = max(self._seconds)
         return self._seconds[known] * bucket / known
 
+    def measured(self, images: int) -> bool:
+        """Whether ``total_s(images)`` rests on measured batches alone."""
+        full, rest = divmod(images, self.buckets[-1])
+        sizes = ([self.buckets[-1]] if full else []) + ([rest] if rest else [])
+        return all(self._bucket(size) in self._seconds for size in sizes)
+
     def total_s(self, images: int) -> float:
         """Predicted seconds of ``images`` images in full batches and a rest, one after another."""
         full, rest = divmod(images, self.buckets[-1])
@@ -101,8 +107,10 @@ class Admission:
         surplus = waiting + count - self._max_queue
         if late_s <= 0 and surplus <= 0:
             return None
+        if surplus <= 0 and not self._cost.measured(waiting + count):
+            return None  # a guess refuses nobody; running it is what measures it
         alone_s = self._cost.total_s(count)
-        if now + alone_s > deadline_s:
+        if now + alone_s > deadline_s and self._cost.measured(count):
             return RequestError(
                 f"deadline_ms: {count} images alone take {alone_s * 1000:.1f} ms; "
                 "allow more than that",

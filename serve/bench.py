@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mmf_deploy import __version__
+from mmf_deploy import __version__, machine
 from mmf_deploy.bundle import Bundle
 from mmf_deploy.errors import ConfigError
 
@@ -130,7 +129,7 @@ def measure(
         bundle=bundle.manifest.name,
         digest=bundle.digest,
         parameters=bundle.manifest.source.parameters,
-        machine=machine(),
+        machine=machine.describe(),
         versions=_versions(plan.checkpoint is not None),
         rows=rows,
     )
@@ -187,21 +186,6 @@ def _rows(turns: Turns, batch: int) -> list[Row]:
             )
         )
     return rows
-
-
-def machine() -> dict[str, str]:
-    """What ran the benchmark: processor, cores this process may use, system."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].partition(":")[2].strip() if names else cpu
-    return {"cpu": cpu, "cores": str(available_cores()), "system": platform.system()}
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _versions(with_torch: bool) -> dict[str, str]:

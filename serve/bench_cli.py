@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmf_deploy.errors import ConfigError
+from mmf_deploy.errors import ConfigError, require
 from mmf_deploy.progress import TaskProgress
 
 if TYPE_CHECKING:
@@ -42,9 +42,14 @@ def bench(
     """Measure milliseconds per image; engines take turns call by call in one run."""
     from mmf_deploy import bundle as bundles
     from mmf_deploy.embedded import digits_bundle
+    from mmf_deploy.machine import available_cores
 
-    from .bench import Plan, available_cores, measure
+    from .bench import Plan, measure
 
+    if not seconds > 0:
+        raise ConfigError(f"--seconds {seconds:g}: expected more than 0")
+    if out is not None:
+        _prepare(out)
     sizes = _integers("--batches", batches)
     counts = _integers("--threads", threads) if threads else sorted({1, available_cores()})
     found = bundles.load(bundle or digits_bundle())
@@ -120,12 +125,19 @@ def _table(report: Report) -> None:
     Console(width=100).print(table)
 
 
+def _prepare(out: Path) -> None:
+    """What would fail after the measurement shall fail before it."""
+    require("matplotlib", "bench")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file; expected a directory")
+    out.mkdir(parents=True, exist_ok=True)
+
+
 def _write(report: Report, out: Path) -> None:
     from mmf_deploy import files
 
     from .bench_plot import plot
 
-    out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report.as_dict(), indent=1) + "\n"
     files.write_atomic(out / "bench.json", text.encode())
     plot(report, out / "bench.png")

@@ -20,8 +20,9 @@ def listen(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except OSError as e:
-        raise ConfigError(f"--host {host}: no such address here ({e.strerror})") from e
+    except (OSError, UnicodeError) as e:
+        reason = getattr(e, "strerror", None) or "not a host name"
+        raise ConfigError(f"--host {host}: no such address here ({reason})") from e
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -24,6 +24,10 @@ from .render import Made, Reply, render
 from .samples import Item, Sample
 
 log = logging.getLogger(__name__)
+
+CALIBRATION_S = 0.3
+"""Time to spend on measuring the cost of batches before the service is ready."""
+
 T = TypeVar("T")
 
 
@@ -156,13 +160,26 @@ class Service:
             batcher = Batcher(self.engine, self.limits.max_queue_images)
             batcher.start()
             self._batcher = batcher
-            await asyncio.gather(*batcher.submit([self._any_item()]))
+            await self._calibrate(batcher)
         except Exception as e:
             self.failure = e
             self._become(State.FAILED)
             return
         if self.state is State.STARTING:
             self._become(State.READY)
+
+    async def _calibrate(self, batcher: Batcher) -> None:
+        """Measure the cost of each bucket, as far as the time allows; the rest as it comes."""
+        left_s = CALIBRATION_S
+        for size in self.engine.buckets:
+            if size > self.limits.max_queue_images:
+                break
+            began = batcher.clock()
+            await asyncio.gather(*batcher.submit([self._any_item()] * size))
+            took_s = batcher.clock() - began
+            left_s -= took_s
+            if left_s < 2 * took_s:  # about what the next bucket takes
+                break
 
     def _load(self) -> None:
         self.engine.__enter__()

@@ -17,21 +17,49 @@ def sources(folder):
     return sorted(p for p in (ROOT / folder).rglob("*.py") if "__pycache__" not in p.parts)
 
 
-def imports(path):
-    """Absolute imported module names, anywhere in the file."""
+def package_of(path):
+    """Dotted package of a file, as installed."""
+    parts = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    return list(parts if parts[0] == "mmf_deploy" else ("mmf_deploy", *parts))
+
+
+def imported(node, package):
+    """Absolute names of what an import statement could import; relative ones resolved."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    base = package[: len(package) - node.level + 1] if node.level else []
+    module = ".".join([*base, *([node.module] if node.module else [])])
+    return [module, *(f"{module}.{alias.name}" for alias in node.names)]
+
+
+def imports(path, relative=True):
+    """Absolute names imported anywhere in a file."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield node.module
+        if relative or not getattr(node, "level", 0):
+            yield from imported(node, package_of(path))
 
 
 def top_level_imports(path):
     for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield node.module
+        if not getattr(node, "level", 0):
+            yield from imported(node, package_of(path))
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("from ..training import loop", "mmf_deploy.training.loop"),
+        ("from ...training.loop import x", "mmf_deploy.training.loop"),
+        ("from mmf_deploy import training", "mmf_deploy.training"),
+        ("import mmf_deploy.training.loop", "mmf_deploy.training.loop"),
+        ("from . import batcher", "mmf_deploy.serve.routes.batcher"),
+    ],
+)
+def test_every_way_to_import_another_stage_is_seen(code, expected):
+    package = ["mmf_deploy", "serve", "routes"][: 2 if code.startswith("from ..t") else 3]
+    assert expected in imported(ast.parse(code).body[0], package)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -47,7 +75,7 @@ def test_a_stage_never_imports_another_stage(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_imports_its_own_siblings_relatively(stage):
     for path in sources(stage):
-        for name in imports(path):
+        for name in imports(path, relative=False):
             assert not name.startswith(f"mmf_deploy.{stage}"), (path, name)
 
 
@@ -73,7 +101,7 @@ def test_nothing_of_the_serve_stage_imports_torch():
 def test_no_module_bears_the_name_of_a_package_it_uses():
     for folder in ("mmf_deploy", *STAGES):
         for path in sources(folder):
-            names = {name.split(".")[0] for name in imports(path)}
+            names = {name.split(".")[0] for name in imports(path, relative=False)}
             assert path.stem not in names or path.stem == "__init__", path
 
 

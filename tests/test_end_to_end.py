@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from mmf_deploy.training.evaluate import evaluate_digits
 from PIL import Image
 
 from mmf_deploy import bundle as bundles
@@ -139,3 +140,19 @@ def test_a_port_in_use_is_one_clear_line():
     assert done.stderr.count("\n") == 1
     assert f"port {port}" in done.stderr
     assert time.monotonic() - began < 10
+
+
+def test_the_embedded_bundle_is_as_good_as_its_card_says():
+    bundle = bundles.load(digits_bundle())
+    assert sum(f.stat().st_size for f in bundle.path.iterdir()) <= 1.5e6
+    with open_engine("onnxruntime", bundle) as engine:
+        quality = evaluate_digits(
+            lambda seeds, labels: engine.generate(noise.gaussian_batch(seeds, (1, 8, 8)), labels)
+        )
+    assert quality.classifier_accuracy >= 0.97
+    assert quality.class_accuracy >= 0.98
+    assert quality.ratio <= 2.0
+    # the card was written where it was trained; another machine's judge may differ a little
+    assert quality.class_accuracy == pytest.approx(
+        bundle.manifest.quality["class_accuracy"], abs=0.01
+    )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mmf_deploy.errors import ConfigError, require
 
 if TYPE_CHECKING:
-    from .config import TrainConfig
+    from .loop import Result, Trainer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -29,7 +29,8 @@ def train(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads; the machine's cores if not given.")
+        int | None,
+        typer.Option(min=1, help="CPU threads; all cores, or what a resumed run had."),
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Delete what the run's directory holds, start over.")
@@ -51,7 +52,9 @@ def train(
     directory = out or Path("runs") / config.name
     sets = [part for override in overrides or () for part in ("--set", override)]
     command = shlex.join(["mmf-train", recipe, *sets])
-    _run(config, directory, _device(device), threads, fresh, command)
+    from .loop import Trainer
+
+    _run(Trainer(config, directory, _device(device), threads, command), directory, fresh)
 
 
 def _device(name: str) -> str:
@@ -64,50 +67,32 @@ def _device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-def _run(
-    config: TrainConfig,
-    directory: Path,
-    device: str,
-    threads: int | None,
-    fresh: bool,
-    command: str,
-) -> None:
-    import torch
-
-    from .loop import Trainer
-    from .run_directory import RunDirectory, available_cores
-
-    # set, not left to the library: the same count gives the same bits after a resumption
-    torch.set_num_threads(threads or available_cores())
-    trainer = Trainer(config, directory, device, command)
-    if fresh:
-        with RunDirectory(directory).locked():
-            RunDirectory(directory).fresh()
+def _run(trainer: Trainer, directory: Path, fresh: bool) -> None:
+    config = trainer.config
     typer.echo(
         f"training {config.name}: objective {config.objective.name}, {config.loop.steps} steps of "
-        f"{config.loop.batch_size} on {device}, run directory {directory}"
+        f"{config.loop.batch_size} on {trainer.device.type}, run directory {directory}"
     )
-    result = trainer.run()
+    result = trainer.run(fresh)
     if not result.finished:
         typer.echo(f"stopped at step {result.step}, saved {result.checkpoint}")
         typer.echo("the same command resumes it")
         raise typer.Exit(130)
     if config.evaluate:
-        _evaluate(directory, result.step)
+        _evaluate(trainer.directory.evaluation, result)
     typer.echo(f"checkpoint: {result.checkpoint}")
     typer.echo(f"next: mmf-export {directory} --out bundles/{config.name}")
 
 
-def _evaluate(directory: Path, step: int) -> None:
+def _evaluate(path: Path, result: Result) -> None:
     from mmf_deploy import checkpoint, files
 
     from .evaluate import checkpoint_generator, evaluate_digits
 
-    path = directory / "evaluation.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    if known.get("step") != step:
-        found = checkpoint.read(directory)
-        known = {"step": step, **evaluate_digits(checkpoint_generator(found)).as_dict()}
+    known = _read_json(path)
+    if known.get("step") != result.step:
+        found = checkpoint.read(result.checkpoint)
+        known = {"step": result.step, **evaluate_digits(checkpoint_generator(found)).as_dict()}
         files.write_atomic(path, (json.dumps(known, indent=1) + "\n").encode())
     typer.echo(
         f"quality of {known['samples']} one-step samples: class accuracy "
@@ -115,3 +100,12 @@ def _evaluate(directory: Path, step: int) -> None:
         f"real digits), Fréchet distance {known['frechet']:.2f}, {known['ratio']:.2f}× the "
         f"{known['frechet_real']:.2f} between two halves of the real data"
     )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What an earlier evaluation found; nothing if it was interrupted or never was."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -6,10 +6,10 @@ import importlib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmf_deploy.errors import ConfigError, nearest
 from mmf_deploy.nn.config import NetworkConfig
@@ -52,10 +52,16 @@ class LoopConfig(BaseModel):
 
     steps: int = Field(ge=0)
     batch_size: int = Field(128, ge=1)
-    ema: tuple[float, ...] = (0.999,)
+    ema: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], ...] = (0.999,)
     checkpoint_every: int = Field(1000, ge=1)
     sample_every: int = Field(1000, ge=0)
     keep: int = Field(3, ge=1)
+
+    @model_validator(mode="after")
+    def _distinct_averages(self) -> Self:
+        if len({f"{decay:g}" for decay in self.ema}) < len(self.ema):
+            raise ConfigError(f"loop.ema {list(self.ema)}: expected different decays")
+        return self
 
 
 class TrainConfig(BaseModel):
@@ -76,6 +82,15 @@ class TrainConfig(BaseModel):
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig
     evaluate: Literal["digits"] | None = None
+
+    @model_validator(mode="after")
+    def _judge_fits(self) -> Self:
+        if self.evaluate == "digits" and self.data.get("source") != "digits":
+            raise ConfigError(
+                f"evaluate 'digits' judges digits, but data.source is "
+                f"{self.data.get('source')!r}; set evaluate=null"
+            )
+        return self
 
     def load_data(self) -> Source:
         """Read the data.
@@ -131,7 +146,10 @@ def _read(recipe: str) -> dict[str, Any]:
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise ConfigError(f"{path}: no such recipe file")
-        text = path.read_text()
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as e:
+            raise ConfigError(f"{path}: not a readable text file ({e})") from None
     elif recipe in recipe_names():
         text = (RECIPES / f"{recipe}.yaml").read_text()
     else:

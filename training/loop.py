@@ -7,12 +7,14 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from mmf_deploy import checkpoint
 from mmf_deploy.errors import TrainingError
+from mmf_deploy.machine import available_cores
 from mmf_deploy.nn.build import build_network
 from mmf_deploy.progress import TaskProgress
 
@@ -23,9 +25,10 @@ from .order import batch_indices, derive
 from .previews import draw_grid
 from .run_directory import RunDirectory
 from .schedules import learning_rate
-from .state import RunState, refuse_another_config
+from .state import RunState, changed_setting, refuse_another_config, setting
 
 LOG_EVERY = 10
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -50,31 +53,43 @@ class Trainer:
         config: the recipe.
         out: the run's directory.
         device: "cpu" or "cuda".
+        threads: CPU threads; those the run was started with, or all cores, if not given.
+            Another number gives other bits.
         command: what starts such a run, for the record.
     """
 
     def __init__(
-        self, config: TrainConfig, out: Path, device: str = "cpu", command: str = ""
+        self,
+        config: TrainConfig,
+        out: Path,
+        device: str = "cpu",
+        threads: int | None = None,
+        command: str = "",
     ) -> None:
         self.config = config
         self.command = command
         self.directory = RunDirectory(out)
         self.device = torch.device(device)
+        self.threads = threads
         self._stop = False
 
-    def run(self) -> Result:
+    def run(self, fresh: bool = False) -> Result:
         """Train until the last step or a SIGINT or SIGTERM, which saves first.
 
+        Args:
+            fresh: delete what the directory holds and start over.
         Raises:
             ConfigError: the directory holds a run with another configuration.
             TrainingError: the loss is not finite, or another process trains here.
         """
+        # what is wrong with the recipe shows before anything is written or deleted
+        self.source: Source = self.config.load_data()
+        self._build()
         with self.directory.locked():
-            self._build()
+            if fresh:
+                self.directory.clear()
             start = self._resume()
-            previous = {
-                s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)
-            }
+            previous = {s: signal.signal(s, self._on_signal) for s in STOPPING}
             try:
                 with TaskProgress("steps", self.config.loop.steps, start) as self._progress:
                     return self._train(start)
@@ -87,7 +102,6 @@ class Trainer:
 
     def _build(self) -> None:
         config = self.config
-        self.source: Source = config.load_data()
         torch.manual_seed(derive(config.seed, "init"))
         network = build_network(self.source.spec, config.network.model_dump())
         self.net: nn.Module = network.to(self.device)
@@ -98,43 +112,63 @@ class Trainer:
             betas=(config.optimizer.beta1, config.optimizer.beta2),
             fused=True,
         )
-        self.state = RunState(
-            config, self.source.spec, self.net, self.emas, self.optimizer, self.command
-        )
 
     def _resume(self) -> int:
         found, complaints = self.directory.newest()
         for complaint in complaints:
             print(f"warning: {complaint}")
+        machine = setting(self.device, self._use_threads(found))
+        self.state = RunState(
+            self.config, self.source.spec, self.net, self.emas, self.optimizer,
+            {"command": self.command, "setting": machine},
+        )  # fmt: skip
         if found is None:
             self._save(0)
             return 0
         refuse_another_config(self.config, found, self.directory.path)
+        for change in changed_setting(found, machine):
+            print(f"warning: {change}; the run goes on, but not bit for bit as it would have")
         self.state.load(found)
         self.directory.rewind_log(found.step)
         return found.step
 
+    def _use_threads(self, found: checkpoint.Checkpoint | None) -> int:
+        started_with = found.meta.get("setting", {}).get("threads") if found else None
+        threads = int(self.threads or started_with or available_cores())
+        torch.set_num_threads(threads)
+        return threads
+
     def _save(self, step: int) -> Path:
+        if not all(bool(torch.isfinite(p).all()) for p in self.net.parameters()):
+            self._not_finite("a weight", step)
         path = self.state.save(self.directory.checkpoints, step)
         self.directory.prune(self.config.loop.keep)
         return path
 
+    def _not_finite(self, what: str, step: int) -> NoReturn:
+        last = checkpoint.find_all(self.directory.path)[-1]
+        raise TrainingError(
+            f"{what} is not finite at step {step}; the last checkpoint, {last}, is good. "
+            "Start over with a lower optimizer.lr or a longer optimizer.warmup_steps, "
+            "in another --out or with --fresh"
+        )
+
     def _train(self, start: int) -> Result:
         loop = self.config.loop
-        done, saved = start, start
+        done = saved = start
+        newest = checkpoint.find_all(self.directory.path)[-1]
         while done < loop.steps and not self._stop:
             loss, squared_error, lam = self._step(done)
             done += 1
-            if done % LOG_EVERY == 0 or done == loop.steps:
+            last = done == loop.steps
+            if done % LOG_EVERY == 0 or last:
                 self._report(done, loss, squared_error, lam)
-            if loop.sample_every and (done % loop.sample_every == 0 or done == loop.steps):
+            if loop.sample_every and (done % loop.sample_every == 0 or last):
                 self._draw_samples(done)
-            if done % loop.checkpoint_every == 0 or done == loop.steps:
-                self._save(done)
-                saved = done
+            if done % loop.checkpoint_every == 0 or last:
+                newest, saved = self._save(done), done
         if saved != done:
-            self._save(done)
-        newest = checkpoint.find_all(self.directory.path)[-1]
+            newest = self._save(done)
         return Result(step=done, finished=done >= loop.steps, checkpoint=newest)
 
     def _step(self, step: int) -> tuple[Tensor, Tensor, float]:
@@ -163,11 +197,7 @@ class Trainer:
     def _report(self, done: int, loss: Tensor, squared_error: Tensor, lam: float) -> None:
         value = float(loss)
         if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at step {done}; the last checkpoint is "
-                f"{checkpoint.find_all(self.directory.path)[-1]}. "
-                "Try a lower optimizer.lr or a longer optimizer.warmup_steps"
-            )
+            self._not_finite("the loss", done)
         speed = self._progress.per_second(done) * self.config.loop.batch_size
         status = f"loss {value:.4f}  λ {lam:.2f}  {speed:,.0f} images/s"
         self._progress.show("training", done, status)

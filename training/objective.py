@@ -153,16 +153,18 @@ class Objective(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("name", "mmf") not in OBJECTIVES:
-            name = str(given.get("name")) if isinstance(given, dict) else ""
+        """What is written wins over what the name presets, and that over the defaults."""
+        name = given.get("name", "mmf") if isinstance(given, dict) else given
+        if not isinstance(name, str) or name not in OBJECTIVES:
             raise ConfigError(
-                f"objective.name {name!r}{nearest(name, OBJECTIVES)}; "
+                f"objective.name {name!r}{nearest(str(name), OBJECTIVES)}; "
                 f"there are {', '.join(OBJECTIVES)}"
             )
-        merged = {**OBJECTIVES[given.get("name", "mmf")], **given}
-        preset = OBJECTIVES[given.get("name", "mmf")].get("time_pairs")
-        if preset and isinstance(given.get("time_pairs"), dict):
-            merged["time_pairs"] = {**given["time_pairs"], **preset}
+        merged = {**OBJECTIVES[name], **given}
+        for section in merged.keys() & OBJECTIVES[name].keys():
+            preset, written = OBJECTIVES[name][section], merged[section]
+            if isinstance(preset, dict) and isinstance(written, dict):
+                merged[section] = {**preset, **written}
         return merged
 
     @model_validator(mode="after")

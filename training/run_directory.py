@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -51,14 +50,26 @@ class RunDirectory:
             yield
 
     def newest(self) -> tuple[checkpoint.Checkpoint | None, list[str]]:
-        """The newest whole checkpoint, and a complaint about each newer one that is not."""
+        """The newest whole checkpoint, and a complaint about each newer one, moved aside.
+
+        Raises:
+            TrainingError: there are checkpoints, but none is whole.
+        """
         complaints: list[str] = []
+        broken: list[Path] = []
         for path in reversed(checkpoint.find_all(self.path)):
             try:
-                return checkpoint.read(path), complaints
+                found = checkpoint.read(path)
             except CheckpointError as e:
-                complaints.append(f"{e}; going back to the checkpoint before it")
-        return None, complaints
+                complaints.append(str(e))
+                broken.append(path)
+                continue
+            for bad in broken:
+                bad.rename(bad.with_name(f"corrupt-{bad.name}"))
+            return found, [f"{c}; moved aside, going back to step {found.step}" for c in complaints]
+        if complaints:
+            raise TrainingError(f"{complaints[0]}; no older one is whole. Start over with --fresh")
+        return None, []
 
     def prune(self, keep: int) -> None:
         """Delete all but the newest ``keep`` checkpoints."""
@@ -83,14 +94,9 @@ class RunDirectory:
                 continue
         files.write_atomic(self._log, "".join(kept).encode())
 
-    def fresh(self) -> None:
+    def clear(self) -> None:
         """Remove everything that a run wrote here, and nothing else."""
         for name in ("checkpoints", "samples"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for file in (self._log, self.evaluation):
             file.unlink(missing_ok=True)
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

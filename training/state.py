@@ -31,7 +31,7 @@ class RunState:
     net: nn.Module
     emas: list[EMA]
     optimizer: torch.optim.Optimizer
-    command: str
+    record: dict[str, Any]
 
     def save(self, directory: Path, step: int) -> Path:
         """Write a checkpoint after ``step`` steps; returns its directory."""
@@ -54,7 +54,7 @@ class RunState:
             config=self.config.model_dump(mode="json"),
             meta={
                 "name": self.config.name,
-                "command": self.command,
+                **self.record,
                 "seed": self.config.seed,
                 "versions": versions(),
             },
@@ -71,6 +71,17 @@ class RunState:
             state.setdefault(int(index), {})[key] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def setting(device: torch.device, threads: int) -> dict[str, Any]:
+    """What, beside the configuration, decides the bits of a run."""
+    return {"device": device.type, "threads": threads, "torch": torch.__version__}
+
+
+def changed_setting(found: checkpoint.Checkpoint, now: dict[str, Any]) -> list[str]:
+    """What is set differently now than when the checkpoint was written, in words."""
+    before = found.meta.get("setting", {})
+    return [f"{k} was {before[k]}, is {v}" for k, v in now.items() if before.get(k, v) != v]
 
 
 def _tensors(found: checkpoint.Checkpoint, name: str) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mmf_deploy.bundle import Bundle, Variant
 from mmf_deploy.engines import ENGINES
-from mmf_deploy.errors import EngineError, MMFError, ShapeError, nearest
+from mmf_deploy.errors import EngineError, ShapeError, nearest
 from mmf_deploy.spec import SampleSpec
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -235,5 +235,3 @@ def open_engine(
         raise EngineError(
             f"engine {name!r} needs the package {e.name!r}, not installed here"
         ) from e
-    except MMFError:
-        raise

@@ -19,11 +19,13 @@ def router(service: Service) -> APIRouter:
     """The health routes of a service."""
     routes = APIRouter(tags=["health"])
 
+    @routes.head("/healthz", include_in_schema=False)
     @routes.get("/healthz")
     async def healthz() -> Response:
         """200 as long as the process answers."""
         return JSONResponse({"status": "alive"})
 
+    @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", responses={503: {"description": "Starting, draining or failed."}})
     async def readyz() -> Response:
         """200 once the golden images are reproduced; 503 before that and while draining."""

@@ -176,7 +176,10 @@ def test_loop_of_links_is_no_reason_to_fail(tmp_path):
 
 
 def test_what_a_kill_between_the_two_moves_left_aside_is_moved_back(tmp_path):
-    aside = tmp_path / ".old-123-thing"
+    # no process has this number: the largest one is 2²²
+    aside = tmp_path / ".old-99999999-thing"
+    other = tmp_path / ".old-99999999-my-thing"
+    other.mkdir()
     aside.mkdir()
     (aside / "content").write_text("precious")
 
@@ -187,4 +190,4 @@ def test_what_a_kill_between_the_two_moves_left_aside_is_moved_back(tmp_path):
     with pytest.raises(RuntimeError):
         fail_midway()
     assert (tmp_path / "thing" / "content").read_text() == "precious"
-    assert [p.name for p in tmp_path.iterdir()] == ["thing"]
+    assert {p.name for p in tmp_path.iterdir()} == {"thing", other.name}

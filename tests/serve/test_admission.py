@@ -88,3 +88,13 @@ def test_a_failed_batch_does_not_change_the_costs():
     admission.ended(now=9.0, failed=True)
     assert cost.batch_s(1) == 0.1
     assert admission.ready_in_s(1, now=9.0) == pytest.approx(0.1)
+
+
+def test_a_cost_that_was_never_measured_refuses_nobody_for_good():
+    cost = CostModel((1, 4))
+    admission = Admission(cost, max_queue_images=100)
+    cost.observe(1, 0.010)
+    # four images are guessed at 40 ms, but that is a guess
+    assert admission.refusal(0, 4, deadline_s=0.020, now=0.0) is None
+    cost.observe(4, 0.030)
+    assert admission.refusal(0, 4, deadline_s=0.020, now=0.0).code == "deadline_too_short"

@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import time
 
 import numpy as np
 import pytest
@@ -297,14 +298,20 @@ def test_a_request_larger_than_the_queue_is_refused_outright(gated, serving):
         assert client.get("/v1/model").json()["limits"]["max_images"] == 4
 
 
+def wait_until(condition):
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.001)
+
+
 def test_overload_is_503_with_both_retry_headers(gated, serving):
     with serving(gated, Limits(max_queue_images=2)) as client:
         gated.shut()
         first = client.generating(seed=1)
         wait_until_inside(gated)
         waiting = client.generating(seed=2, n=2)
-        while client.service._batcher.waiting < 2:
-            pass
+        wait_until(lambda: client.service._batcher.waiting >= 2)
         refused = client.generate(seed=4)
         gated.gate.set()
         assert refused.status_code == 503
@@ -340,8 +347,7 @@ def test_readiness_is_red_until_the_golden_images_are_reproduced(gated, serving)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
         assert "retry-after" in refused.headers
         gated.load_gate.set()
-        while client.get("/readyz").status_code != 200:
-            pass
+        wait_until(lambda: client.get("/readyz").status_code == 200)
         assert client.generate(seed=1).status_code == 200
 
 
@@ -427,3 +433,16 @@ def test_the_openapi_document_describes_the_body(client):
     assert {"200", "400", "406", "413", "422", "503"} <= set(
         paths["/v1/generate"]["post"]["responses"]
     )
+
+
+def test_every_bucket_is_measured_before_the_service_is_ready(gated, serving):
+    with serving(gated) as client:
+        cost = client.service._batcher._admission._cost
+        assert all(cost.measured(size) for size in gated.buckets)
+        assert client.generate(n=gated.buckets[-1], deadline_ms=10_000).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_probes_may_use_head(gated, serving, path):
+    with serving(gated) as client:
+        assert client.request("HEAD", path).status_code == 200

@@ -6,13 +6,14 @@ import sys
 
 import numpy as np
 import pytest
-from mmf_deploy.serve.bench import Plan, Report, Row, _rows, machine, measure
+from mmf_deploy.serve.bench import Plan, Report, Row, _rows, measure
 from mmf_deploy.serve.bench_cli import _command
 from mmf_deploy.serve.bench_plot import best_rows, plot
 from mmf_deploy.serve.bench_worker import Setting, Subject, Worker
 from PIL import Image
 
 from mmf_deploy import bundle as bundles
+from mmf_deploy import machine
 from mmf_deploy.embedded import digits_bundle
 from mmf_deploy.errors import ConfigError, EngineError
 
@@ -92,7 +93,7 @@ def row(engine, batch, median, speedup=None, threads=1):
 
 
 def report(rows):
-    return Report("mmf-bench", "digits", "0" * 64, 192_545, machine(), {}, rows)
+    return Report("mmf-bench", "digits", "0" * 64, 192_545, machine.describe(), {}, rows)
 
 
 def test_the_plot_is_a_picture_with_the_best_rows(tmp_path):

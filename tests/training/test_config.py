@@ -3,6 +3,7 @@
 import pytest
 import yaml
 from mmf_deploy.training.config import load_config, recipe_names
+from mmf_deploy.training.objective import OBJECTIVES, Objective
 
 from mmf_deploy.errors import ConfigError
 from mmf_deploy.nn.build import build_network
@@ -22,9 +23,21 @@ def test_set_overrides_nested_keys_with_yaml_values():
     assert config.seed == 7
 
 
-def test_a_named_objective_sets_the_parts_that_are_not_given():
-    config = load_config("digits", ["objective.name=meanflow"])
-    assert config.objective.tangent == "conditional"
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_named_objective_means_the_same_in_a_recipe_as_alone(name):
+    config = load_config("digits", [f"objective.name={name}"])
+    alone = Objective.model_validate({"name": name, "warmup_steps": 325})
+    assert config.objective == alone
+
+
+def test_what_is_written_wins_over_what_the_name_presets():
+    config = load_config("digits", ["objective.name=meanflow", "objective.lam=0.25"])
+    assert (config.objective.tangent, config.objective.lam) == ("conditional", 0.25)
+    config = load_config(
+        "digits", ["objective.name=flow-matching", "objective.time_pairs.t_mean=0.5"]
+    )
+    assert config.objective.time_pairs.gap_fraction == 0
+    assert config.objective.time_pairs.t_mean == 0.5
 
 
 @pytest.mark.parametrize(
@@ -34,7 +47,10 @@ def test_a_named_objective_sets_the_parts_that_are_not_given():
         ("looop.steps=1", "unknown key 'looop' (did you mean 'loop'?)"),
         ("network.model_chanels=8", "did you mean 'network.model_channels'?"),
         ("objective.time_pairs.gap_fracton=1", "did you mean 'objective.time_pairs.gap_fraction'?"),
-        ("data.source=digts", "data.source 'digts' (did you mean 'digits'?)"),
+        ("data.source=digts", "judges digits, but data.source is 'digts'"),
+        ("loop.ema=[2.0]", "loop.ema"),
+        ("loop.ema=[0.9, 0.9000000001]", "expected different decays"),
+        ("objective.name=[1]", "objective.name [1]"),
         ("data.size=3", "unknown key 'data.size'"),
         ("loop.steps=-1", "loop.steps = -1"),
         ("loop.steps=many", "loop.steps = 'many'"),

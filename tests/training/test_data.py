@@ -5,7 +5,10 @@ import torch
 from mmf_deploy.training.config import load_config
 from mmf_deploy.training.data import SOURCES
 
-OPTIONS = {"digits": [], "noise": ["data={source: noise, shape: [3, 16, 16], classes: 4}"]}
+OPTIONS = {
+    "digits": [],
+    "noise": ["data={source: noise, shape: [3, 16, 16], classes: 4}", "evaluate=null"],
+}
 
 
 @pytest.mark.parametrize("name", SOURCES)

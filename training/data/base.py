@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -57,6 +57,3 @@ class ResidentImages:
         """The samples of int64 [B] indices."""
         x0 = self._images[indices].to(torch.float32).div_(127.5).sub_(1.0)
         return Batch(x0, None if self._labels is None else self._labels[indices])
-
-
-Options = dict[str, Any]
