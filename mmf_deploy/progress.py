@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 LINE_EVERY_S = 10.0
 
@@ -40,8 +40,6 @@ class TaskProgress:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"),
-            TextColumn("left"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -66,17 +64,25 @@ class TaskProgress:
 
     def show(self, what: str, done: int, status: str = "") -> None:
         """Report that ``what`` goes on and ``done`` units are done."""
-        self._bar.update(self._task, description=what, completed=done, status=status)
         now = time.monotonic()
         if done == self._start:
             self._began = now  # what came before was preparation
-        elif not self._console.is_terminal and now - self._said >= LINE_EVERY_S:
+        details = "  ".join(part for part in (status, self._time(done, now)) if part)
+        self._bar.update(self._task, description=what, completed=done, status=details)
+        if self._console.is_terminal or done in (self._start, self._total):
+            return
+        if now - self._said >= LINE_EVERY_S:
             self._said = now
-            left = duration((self._total - done) / max(1e-9, self.per_second(done)))
-            details = f"  {status}" if status else ""
             self._console.print(
-                f"{what}: {done}/{self._total} {self._unit}{details}  {left} left",
+                f"{what}: {done}/{self._total} {self._unit}  {details}",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,
             )
+
+    def _time(self, done: int, now: float) -> str:
+        if done == self._start:
+            return ""
+        if done >= self._total:
+            return f"took {duration(now - self._began)}"
+        return f"{duration((self._total - done) / max(1e-9, self.per_second(done)))} left"
