@@ -48,7 +48,7 @@ class Derivative(Protocol):
 def _load_forward_rules() -> None:
     # torch compiles these at the first jvp and warns of its own deprecated compiler
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore")
         importlib.import_module("torch._decomp.decompositions_for_jvp")
 
 
