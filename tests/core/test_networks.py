@@ -119,8 +119,6 @@ def test_velocity_does_not_depend_on_batch_neighbours(build, inputs):
         torch.testing.assert_close(alone, together[row], rtol=0, atol=1e-5)
 
 
-# torch compiles its forward rules at the first jvp and warns of its own deprecated compiler
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
 def test_network_is_differentiable_in_forward_mode(build, inputs):
     net = build(classes=3)
     tangents = tuple(torch.ones_like(a) for a in inputs)
