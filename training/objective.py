@@ -154,7 +154,10 @@ class Objective(BaseModel):
     @classmethod
     def _from_name(cls, given: Any) -> Any:
         """What is written wins over what the name presets, and that over the defaults."""
-        name = given.get("name", "mmf") if isinstance(given, dict) else given
+        if isinstance(given, cls):
+            return given
+        given = given if isinstance(given, dict) else {"name": given}
+        name = given.get("name", "mmf")
         if not isinstance(name, str) or name not in OBJECTIVES:
             raise ConfigError(
                 f"objective.name {name!r}{nearest(str(name), OBJECTIVES)}; "

@@ -30,6 +30,12 @@ def test_a_named_objective_means_the_same_in_a_recipe_as_alone(name):
     assert config.objective == alone
 
 
+def test_an_objective_may_be_named_alone():
+    config = load_config("digits", ["objective=meanflow"])
+    assert (config.objective.name, config.objective.tangent) == ("meanflow", "conditional")
+    assert config.model_validate(config) == config
+
+
 def test_what_is_written_wins_over_what_the_name_presets():
     config = load_config("digits", ["objective.name=meanflow", "objective.lam=0.25"])
     assert (config.objective.tangent, config.objective.lam) == ("conditional", 0.25)
@@ -51,6 +57,8 @@ def test_what_is_written_wins_over_what_the_name_presets():
         ("loop.ema=[2.0]", "loop.ema"),
         ("loop.ema=[0.9, 0.9000000001]", "expected different decays"),
         ("objective.name=[1]", "objective.name [1]"),
+        ("objective=7", "objective.name 7"),
+        ("objective=null", "objective.name None"),
         ("data.size=3", "unknown key 'data.size'"),
         ("loop.steps=-1", "loop.steps = -1"),
         ("loop.steps=many", "loop.steps = 'many'"),
