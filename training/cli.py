@@ -11,6 +11,8 @@ import typer
 
 from mmf_deploy.errors import ConfigError, require
 
+from .recipe_files import recipe_names
+
 if TYPE_CHECKING:
     from .loop import Result, Trainer
 
@@ -19,7 +21,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name, or the path of a YAML file.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help=f"One of {', '.join(recipe_names())}, or the path of a YAML file."),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Directory of the run; runs/NAME if not given.")
     ] = None,

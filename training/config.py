@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -17,6 +16,7 @@ from mmf_deploy.nn.config import NetworkConfig
 from .data import SOURCES
 from .data.base import Source
 from .objective import Objective
+from .recipe_files import RECIPES, recipe_names
 
 
 class OptimizerConfig(BaseModel):
@@ -111,16 +111,6 @@ class TrainConfig(BaseModel):
             raise ConfigError(_explain(e, "data.", module.Config)) from None
         source: Source = module.load(config)
         return source
-
-
-RECIPES = resources.files("mmf_deploy.training") / "recipes"
-
-
-def recipe_names() -> list[str]:
-    """The recipes that come with the package."""
-    return sorted(
-        p.name.removesuffix(".yaml") for p in RECIPES.iterdir() if p.name.endswith("yaml")
-    )
 
 
 def load_config(recipe: str, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -2,8 +2,9 @@
 
 import pytest
 import yaml
-from mmf_deploy.training.config import load_config, recipe_names
+from mmf_deploy.training.config import load_config
 from mmf_deploy.training.objective import OBJECTIVES, Objective
+from mmf_deploy.training.recipe_files import recipe_names
 
 from mmf_deploy.errors import ConfigError
 from mmf_deploy.nn.build import build_network
