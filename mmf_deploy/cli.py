@@ -37,7 +37,8 @@ _PASS_THROUGH = {
 
 app = typer.Typer(
     name="mmf",
-    help="Train a one-step image generator with Modular MeanFlow, export it, serve it.",
+    help="Train a one-step image generator with Modular MeanFlow, export it, serve it. "
+    "--debug after any command shows the traceback of an error.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

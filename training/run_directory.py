@@ -65,7 +65,9 @@ class RunDirectory:
                 broken.append(path)
                 continue
             for bad in broken:
-                bad.rename(bad.with_name(f"corrupt-{bad.name}"))
+                aside = bad.with_name(f"corrupt-{bad.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                bad.rename(aside)
             return found, [f"{c}; moved aside, going back to step {found.step}" for c in complaints]
         if complaints:
             raise TrainingError(f"{complaints[0]}; no older one is whole. Start over with --fresh")
