@@ -100,6 +100,7 @@ def _service(bundle: Path) -> Iterator[tuple[str, float]]:
             url = ""
             # a service that says nothing is ended, which ends the reading below
             watchdog = threading.Timer(START_TIMEOUT_S, p.kill)
+            watchdog.daemon = True
             watchdog.start()
             for line in p.stdout:
                 typer.echo(f"  {line.rstrip()}")

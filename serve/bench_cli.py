@@ -39,7 +39,7 @@ def bench(
         Path | None, typer.Option(help="Directory for bench.json and bench.png.")
     ] = None,
 ) -> None:
-    """Measure milliseconds per image; engines take turns call by call in one run."""
+    """Measure milliseconds per image; each engine in its own process, taking turns in one run."""
     from mmf_deploy import bundle as bundles
     from mmf_deploy.embedded import digits_bundle
     from mmf_deploy.machine import available_cores

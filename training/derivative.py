@@ -90,7 +90,7 @@ def finite_difference(
 ) -> tuple[Tensor, Tensor]:
     """One-sided difference (u(x, r, t) − u(x − h w, r, t − h))/h that reuses u(x, r, t).
 
-    Its error is of first order in the step h: 1e-4 … 4e-3 of du/dt on random networks.
+    Its error is of first order in the step h (docs/objective.md, "Cost").
     With a graph, both points of every sample go through the network in one pass.
     """
     head = slice(0, len(tangent))

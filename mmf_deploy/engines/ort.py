@@ -11,8 +11,9 @@ from mmf_deploy.engines.base import Engine, EngineOptions, Output
 from mmf_deploy.errors import EngineError, require
 
 SMALL_GRAPH_BYTES = 4 << 20
-"""Below this size one thread is the default: on the 0.2M-parameter digits network (0.8 MB) waking
-a second one costs more than it computes (batch 1: 0.26 ms with one thread, 0.49 ms with two)."""
+"""Below this size one thread is the default. On the 0.2M-parameter digits network (0.8 MB) a second
+one gains nothing at batch 1 (`mmf-bench --threads 1,2` shows it), and would take the core that
+encodes and answers."""
 
 
 class OnnxRuntimeEngine(Engine):

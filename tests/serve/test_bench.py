@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,9 +114,7 @@ def test_a_report_without_baseline_is_plotted_too(tmp_path):
     assert (tmp_path / "bench.png").stat().st_size > 5000
 
 
-def test_the_recorded_command_repeats_the_run(tmp_path):
-    from pathlib import Path
-
+def test_the_recorded_command_repeats_the_run():
     command = _command(Path("my bundle"), Path("runs/x"), "1,2", "2", 3.0)
     assert command == (
         "mmf-bench 'my bundle' --baseline runs/x --batches 1,2 --threads 2 --seconds 3"
