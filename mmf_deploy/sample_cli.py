@@ -1,23 +1,27 @@
-"""`mmf sample`: images from a bundle or a checkpoint, in process."""
+"""`mmf sample`: images, guidance sweeps and denoising strips, in process."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
-from mmf_deploy import bundle as bundles
-from mmf_deploy import checkpoint as checkpoints
-from mmf_deploy import files, images, noise
+from mmf_deploy import files, images
 from mmf_deploy.embedded import digits_bundle
-from mmf_deploy.engines.base import EngineOptions, open_engine
-from mmf_deploy.errors import ConfigError, require
+from mmf_deploy.errors import ConfigError
+from mmf_deploy.sampling import BundleSource, CheckpointSource, Source, find_source, generate
 from mmf_deploy.spec import SampleSpec
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 MAX_SEEDS = 4096
+MAX_STEPS = 1000
+MAX_SIDE = 64  # rows or columns of a strip or a sweep that an eye can follow
+MAX_ARRAY_BYTES = 2**30
+NULL = "null"
 
 
 @app.command()
@@ -28,7 +32,22 @@ def sample(
     ] = None,
     seeds: Annotated[str, typer.Option(help="For example 0-99, or 3,1,4.")] = "0-99",
     label: Annotated[
-        str | None, typer.Option(help="A class by number or name; classes in turn if not given.")
+        str | None,
+        typer.Option(help="A class by number or name, or null; classes in turn if not given."),
+    ] = None,
+    guidance: Annotated[
+        str | None,
+        typer.Option(help="A scale, or one grid row each of 1,2,4; the lowest if not given."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Network evaluations per sample; 1 (a bundle's own) if not given."),
+    ] = None,
+    trajectory: Annotated[
+        bool, typer.Option("--trajectory", help="A row per seed: every point from noise to image.")
+    ] = False,
+    weights: Annotated[
+        str | None, typer.Option(help="model, or an average such as ema-0.995; the slowest one.")
     ] = None,
     out: Annotated[Path, typer.Option(help="A .png grid, or .npy for the array.")] = Path(
         "samples.png"
@@ -39,12 +58,40 @@ def sample(
     numbers = parse_seeds(seeds)
     if out.suffix not in (".png", ".npy"):
         raise ConfigError(f"--out {out}: expected a name that ends in .png or .npy")
-    if (path / bundles.MANIFEST).is_file():
-        samples = _from_bundle(path, numbers, label)
-    else:
-        samples = _from_checkpoint(path, numbers, label)
-    _write(samples, out)
-    typer.echo(f"{len(samples)} samples from {path}: {out}")
+    if steps is not None and not 1 <= steps <= MAX_STEPS:
+        raise ConfigError(f"--steps {steps}: expected 1 … {MAX_STEPS}")
+    scales = None if guidance is None else parse_guidance(guidance)
+    found = find_source(path, steps, weights, trajectory)
+    labels = labels_for(found, numbers, label)
+    unlabelled = labels is not None and labels[0] == found.spec.classes
+    scales = guidance_for(found.spec, scales, unlabelled)
+    _check_size(found, len(numbers), len(scales), trajectory, out)
+    if isinstance(found, CheckpointSource) and found.warning:
+        typer.echo(f"warning: {found.warning}", err=True)
+
+    rows = max(1, len(scales))
+    samples = generate(
+        found,
+        numbers * rows,
+        None if labels is None else np.tile(labels, rows),
+        np.repeat(np.array(scales, np.float32), len(numbers)) if scales else None,
+    )
+    if rows > 1:
+        samples = samples.reshape(rows, len(numbers), *samples.shape[1:])
+    _write(samples, trajectory or rows > 1, out)
+    count = rows * len(numbers)
+    made = ("path" if trajectory else "sample") + ("s" if count > 1 else "")
+    typer.echo(f"{count} {made} from {path}: {out}")
+    typer.echo(_description(found, seeds, label, scales))
+    if trajectory:
+        typer.echo("a row is a seed, its columns the path from noise (t = 1) to sample (t = 0)")
+    elif rows > 1:
+        typer.echo("a row is a guidance scale, a column a seed")
+    if isinstance(found, BundleSource):
+        typer.echo(f"next: mmf-serve {path}")
+    elif found.steps == 1:  # what an export freezes
+        chosen = f" --weights {weights}" if weights else ""
+        typer.echo(f"next: mmf-export {path}{chosen}")
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -66,12 +113,27 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def labels_for(spec: SampleSpec, seeds: list[int], label: str | None) -> np.ndarray | None:
-    """Labels int64 [B] for a class by number or name, or the seeds' own.
+def parse_guidance(text: str) -> list[float]:
+    """Guidance scales of "2" or "1,2,4".
 
     Raises:
-        ConfigError: no such class.
+        ConfigError: not such a list.
     """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"--guidance {text!r}: expected a number, or several such as 1,2,4"
+        ) from None
+
+
+def labels_for(source: Source, seeds: list[int], label: str | None) -> NDArray[np.int64] | None:
+    """Labels int64 [N] for a class by number or name, the null label, or the seeds' own.
+
+    Raises:
+        ConfigError: no such class, or a null label that was not trained.
+    """
+    spec = source.spec
     if not spec.conditional:
         if label is not None:
             raise ConfigError(f"--label {label}: this generator has no classes; leave it out")
@@ -80,6 +142,9 @@ def labels_for(spec: SampleSpec, seeds: list[int], label: str | None) -> np.ndar
         return np.array([spec.default_label(s) for s in seeds], np.int64)
     if label in spec.class_names:
         number = spec.class_names.index(label)
+    elif label == NULL and isinstance(source, CheckpointSource):
+        source.require_null_label()
+        number = spec.classes
     elif label.isdecimal() and len(label) < 19 and int(label) < spec.classes:
         number = int(label)
     else:
@@ -88,41 +153,71 @@ def labels_for(spec: SampleSpec, seeds: list[int], label: str | None) -> np.ndar
     return np.full(len(seeds), number, np.int64)
 
 
-def _from_bundle(path: Path, seeds: list[int], label: str | None) -> np.ndarray:
-    bundle = bundles.load(path)
-    labels = labels_for(bundle.spec, seeds, label)
-    guidance = _guidance(bundle.spec, len(seeds))
-    with open_engine("onnxruntime", bundle, options=EngineOptions()) as engine:
-        return engine.generate(noise.gaussian_batch(seeds, bundle.spec.shape), labels, guidance)
+def guidance_for(spec: SampleSpec, scales: list[float] | None, unlabelled: bool) -> list[float]:
+    """The guidance scales to sample with, one a row; none if the generator takes none.
+
+    Args:
+        unlabelled: the samples have the null label, which is trained with guidance 1 alone.
+    Raises:
+        ConfigError: a scale that the generator does not take.
+    """
+    if spec.guidance is None:
+        if scales is not None:
+            raise ConfigError(
+                "--guidance: this generator has no guidance input; train one with "
+                "--set objective.guidance.mode=input"
+            )
+        return []
+    if unlabelled:
+        if scales not in (None, [1.0]):
+            raise ConfigError("--guidance: there is no class to guide to with --label null")
+        return [1.0]
+    low, high = spec.guidance
+    for scale in scales or []:
+        if not low <= scale <= high:
+            raise ConfigError(f"--guidance {scale:g}: expected {low:g} … {high:g}")
+    return scales or [low]
 
 
-def _from_checkpoint(path: Path, seeds: list[int], label: str | None) -> np.ndarray:
-    found = checkpoints.read(path)
-    labels = labels_for(found.spec, seeds, label)
-    torch = require("torch", "train")
-    from mmf_deploy.nn.build import network_from
-    from mmf_deploy.nn.sampler import Sampler
+def _check_size(source: Source, seeds: int, scales: int, trajectory: bool, out: Path) -> None:
+    spec, steps, table = source.spec, source.steps, trajectory or scales > 1
+    if out.suffix == ".png" and not spec.is_image:
+        raise ConfigError(f"--out {out}: these samples are vectors; write them with --out x.npy")
+    if trajectory and scales > 1:
+        raise ConfigError("--trajectory: expected one --guidance, not several")
+    if scales > 1 and seeds * scales > MAX_SEEDS:
+        raise ConfigError(f"{scales} --guidance for {seeds} seeds: expected {MAX_SEEDS} in all")
+    other = f"{steps} steps" if trajectory else f"{scales} --guidance"
+    if out.suffix == ".png" and table and max(seeds, steps if trajectory else scales) > MAX_SIDE:
+        raise ConfigError(
+            f"{seeds} seeds and {other}: such a picture holds at most {MAX_SIDE} of each; "
+            "ask for fewer, or write the array with --out x.npy"
+        )
+    size = 4 * seeds * (steps + 1) * spec.elements
+    if trajectory and size > MAX_ARRAY_BYTES:
+        raise ConfigError(
+            f"--trajectory: {seeds} seeds and {other} are {size / 2**30:.1f} GiB; "
+            f"expected at most {MAX_ARRAY_BYTES / 2**30:g}, ask for fewer"
+        )
 
-    sampler = Sampler(network_from(found), is_image=found.spec.is_image)
-    guidance = _guidance(found.spec, len(seeds))
-    inputs = (noise.gaussian_batch(seeds, found.spec.shape), labels, guidance)
-    with torch.inference_mode():
-        outputs = sampler(*(None if a is None else torch.from_numpy(a) for a in inputs))
-    return np.asarray(outputs[-1].numpy())
 
-
-def _guidance(spec: SampleSpec, count: int) -> np.ndarray | None:
-    return None if spec.guidance is None else np.full(count, spec.guidance[0], np.float32)
-
-
-def _write(samples: np.ndarray, out: Path) -> None:
+def _write(samples: NDArray[Any], table: bool, out: Path) -> None:
     if out.suffix == ".npy":
-        import io
-
         buffer = io.BytesIO()
         np.save(buffer, samples)
         files.write_atomic(out, buffer.getvalue())
-    elif samples.dtype != np.uint8:
-        raise ConfigError(f"--out {out}: these samples are vectors; write them with --out x.npy")
-    else:
-        images.save_grid(out, samples)
+        return
+    pictures = samples.reshape(-1, *samples.shape[-3:])
+    if pictures.dtype != np.uint8:
+        pictures = images.to_uint8(pictures)
+    images.save_grid(out, pictures, columns=samples.shape[1] if table else None)
+
+
+def _description(source: Source, seeds: str, label: str | None, scales: list[float]) -> str:
+    steps = f"{source.steps} step{'s' if source.steps > 1 else ''}"
+    parts = [f"seeds {seeds}", steps, source.about]
+    if scales:
+        parts.insert(1, f"guidance {', '.join(f'{scale:g}' for scale in scales)}")
+    if source.spec.conditional:
+        parts.insert(1, "classes in turn" if label is None else f"label {label}")
+    return "; ".join(parts)
