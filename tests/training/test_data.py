@@ -1,29 +1,93 @@
-"""The sources of training data."""
+"""The sources of training data: what all of them promise, and those that need no files."""
 
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from mmf_deploy.training.config import load_config
-from mmf_deploy.training.data import SOURCES
+from mmf_deploy.training.data import SOURCES, control, ode, ring2d
+from mmf_deploy.training.data.loading import class_labels
+from PIL import Image
+
+from mmf_deploy.errors import ConfigError
+
+
+def colours(count, size=16):
+    """uint8 [count, size, size, 3], all different."""
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def image_folder(path):
+    for number, pixels in enumerate(colours(6)):
+        folder = path / "images" / ("cats" if number % 2 else "dogs")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return {"source": "folder", "path": str(path / "images"), "size": 8}
+
+
+def parquet(path):
+    rows = []
+    for pixels in colours(6):
+        Image.fromarray(pixels).save(content := io.BytesIO(), "PNG")
+        rows.append({"bytes": content.getvalue(), "path": None})
+    table = pa.table({"img": rows, "label": [0, 1, 2, 0, 1, 2]})
+    pq.write_table(table, path / "images.parquet")
+    return {"source": "huggingface", "path": str(path / "images.parquet")}
+
+
+def mnist(path):
+    raw = path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    header = bytes.fromhex("00000803 00000006 0000001c 0000001c")
+    pixels = colours(6, 28)[..., 0]
+    (raw / "train-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+    labels = bytes.fromhex("00000801 00000006") + bytes([5, 0, 4, 1, 9, 2])
+    (raw / "train-labels-idx1-ubyte").write_bytes(labels)
+    return {"source": "torchvision", "name": "MNIST", "root": str(path), "download": "never"}
+
+
+def arrays(path):
+    np.savez(path / "some.npz", images=colours(6), labels=np.array([0, 1, 0, 1, 0, 1]))
+    return {"source": "arrays", "path": str(path / "some.npz")}
+
 
 OPTIONS = {
-    "digits": [],
-    "noise": ["data={source: noise, shape: [3, 16, 16], classes: 4}", "evaluate=null"],
+    "digits": lambda path: {"source": "digits"},
+    "noise": lambda path: {"source": "noise", "shape": [3, 16, 16], "classes": 4},
+    "folder": image_folder,
+    "huggingface": parquet,
+    "torchvision": mnist,
+    "arrays": arrays,
+    "ring2d": lambda path: {"source": "ring2d", "classes": True},
+    "ode": lambda path: {"source": "ode", "supervise": "trajectory"},
+    "control": lambda path: {"source": "control", "supervise": "trajectory"},
 }
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_source_gives_batches_that_fit_its_spec(name):
-    source = load_config("digits", OPTIONS[name]).load_data()
+def test_a_source_gives_batches_that_fit_its_spec(name, tmp_path):
+    config = load_config("digits", ["evaluate=null"])
+    source = config.model_copy(update={"data": OPTIONS[name](tmp_path)}).load_data()
     indices = torch.tensor([0, len(source) - 1, 0])
     batch = source.batch(indices)
     assert batch.x0.dtype == torch.float32
     assert batch.x0.shape == (3, *source.spec.shape)
-    assert -1 <= batch.x0.min() < batch.x0.max() <= 1
+    assert batch.x0.is_contiguous()
     assert torch.equal(batch.x0[0], batch.x0[2])
+    assert not torch.equal(batch.x0[0], batch.x0[1])
+    if source.spec.is_image:
+        assert -1 <= batch.x0.min() < batch.x0.max() <= 1
     assert (batch.label is not None) == source.spec.conditional
     if batch.label is not None:
         assert batch.label.dtype == torch.int64
         assert 0 <= batch.label.min() <= batch.label.max() < source.spec.classes
+    if batch.states is not None:
+        assert torch.equal(batch.states[:, 0], batch.x0)
+        assert torch.equal(batch.states[:, -1], batch.x1)
+    assert source.notes == ()
 
 
 def test_digits_are_the_real_ones():
@@ -35,3 +99,73 @@ def test_digits_are_the_real_ones():
     zero = everything.x0[0, 0]
     assert int(everything.label[0]) == 0
     assert zero[3:5, 3].max() < 0 < zero[3, 2]
+
+
+def test_every_mode_of_the_ring_has_its_share_centre_and_width():
+    source = ring2d.load(ring2d.Config(modes=8, radius=2.0, std=0.1, size=8000, classes=True))
+    batch = source.batch(torch.arange(8000))
+    assert torch.bincount(batch.label).tolist() == [1000] * 8
+    for mode in range(8):
+        angle = torch.tensor(2 * torch.pi * mode / 8)
+        points = batch.x0[batch.label == mode]
+        centre = 2 * torch.stack([angle.cos(), angle.sin()])
+        assert torch.allclose(points.mean(0), centre, atol=0.02)
+        assert torch.allclose(points.std(0), torch.tensor(0.1), rtol=0.1)
+
+
+def everything(module, **options):
+    source = module.load(module.Config(size=4000, **options))
+    return source.batch(torch.arange(4000))
+
+
+def test_the_solver_agrees_with_the_closed_form():
+    batch = everything(ode, horizon=2.0, noise=0.0, states=9, supervise="trajectory")
+    tau = 2.0 * (1 - torch.linspace(0, 1, 9))
+    assert torch.allclose(batch.states, batch.x1[:, None] * torch.exp(-tau)[:, None], atol=1e-5)
+
+
+def test_ends_of_the_ode_are_the_solution_with_noise_from_standard_normal_starts():
+    batch = everything(ode, horizon=1.0, noise=0.2)
+    assert batch.states is None
+    assert batch.x1.std() == pytest.approx(1, rel=0.03)
+    noise = batch.x0 - batch.x1 * torch.exp(torch.tensor(-1.0))
+    assert noise.std() == pytest.approx(0.2, rel=0.03)
+    assert abs(float((noise * batch.x1).mean())) < 0.01
+
+
+def test_motions_start_and_end_at_rest_and_take_the_published_polynomial():
+    batch = everything(control, target=(1.0, -2.0), noise=0.0, states=101, supervise="trajectory")
+    assert torch.allclose(batch.x0, torch.tensor([1.0, -2.0]))
+    assert batch.x1.std() == pytest.approx(1, rel=0.03)
+    # share of the way at a quarter and half of the time, in flow time from the end
+    way = (batch.states - batch.x1[:, None]) / (batch.x0 - batch.x1)[:, None]
+    assert torch.allclose(way[:, 50], torch.tensor(0.5), atol=1e-3)
+    assert torch.allclose(way[:, 75], torch.tensor(0.103515625), atol=1e-3)
+    speed = batch.states.diff(dim=1).norm(dim=2) * 100
+    length = (batch.x0 - batch.x1).norm(dim=1)
+    assert (speed[:, [0, -1]].amax(dim=1) < 0.02 * length).all()
+    assert torch.allclose(speed.amax(dim=1) / length, torch.tensor(1.875), rtol=1e-2)
+
+
+def test_motions_end_around_the_target_as_wide_as_the_noise():
+    batch = everything(control, target=(0.0, 0.0), noise=0.3)
+    assert batch.x0.std() == pytest.approx(0.3, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        ([0, -1], None, "labels run from -1 to 0, expected 0 to K - 1"),
+        ([0, 1, 3], None, "only 3 of these 4 classes have a sample; say how many"),
+        ([0, 10**12], None, "only 2 of these"),
+        ([0, 1, 3], 3, "labels run from 0 to 3, expected 0 to 2"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(labels, classes, message):
+    with pytest.raises(ConfigError, match=message):
+        class_labels(labels, "here", classes)
+
+
+def test_a_class_without_a_sample_is_fine_where_the_number_of_classes_is_known():
+    labels, classes = class_labels([0, 3], "here", 5)
+    assert (labels.tolist(), classes) == ([0, 3], 5)
