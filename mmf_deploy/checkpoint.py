@@ -112,13 +112,18 @@ def write(
         weights: by file name without ending, for example ``model``, ``ema-0.999``, ``optimizer``.
     Returns:
         the directory of the new checkpoint.
+    Raises:
+        OSError: it cannot be written; nothing of it is left.
     """
-    save_file = require("safetensors.numpy", "train").save_file
-    target = directory / f"step-{step:08d}"
+    safetensors = require("safetensors.numpy", "train")
+    target = step_path(directory, step)
     with files.atomic_directory(target) as temporary:
         for name, tensors in weights.items():
             arrays = {k: np.ascontiguousarray(v).reshape(v.shape) for k, v in tensors.items()}
-            save_file(arrays, temporary / f"{name}.safetensors")
+            try:
+                safetensors.save_file(arrays, temporary / f"{name}.safetensors")
+            except require("safetensors", "train").SafetensorError as e:
+                raise OSError(str(e)) from None
             # safetensors makes its files private; these are for whoever may read the folder
             (temporary / f"{name}.safetensors").chmod(0o644)
         (temporary / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
@@ -132,6 +137,11 @@ def write(
         }
         (temporary / "meta.json").write_text(json.dumps(record, indent=1) + "\n")
     return target
+
+
+def step_path(directory: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies in the ``checkpoints`` folder of a run."""
+    return directory / f"step-{step:08d}"
 
 
 def find_all(run: Path) -> list[Path]:

@@ -40,23 +40,33 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Delete what the run's directory holds, start over.")
     ] = False,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(help="Start with the weights of a checkpoint or run (fine-tuning)."),
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Show the whole configuration and stop.")
     ] = False,
 ) -> None:
-    """Train a one-step generator. The same command again resumes a run that was stopped."""
+    """Train a one-step generator. The same command again resumes a run that was stopped.
+
+    Several processes: torchrun --nproc-per-node 2 --no-python mmf-train RECIPE.
+    """
     require("torch", "train")
     from .config import load_config
+    from .init_from import existing
 
-    config = load_config(recipe, overrides or ())
+    sets = list(overrides or ())
+    if init_from is not None:
+        sets.append(f"init_from={json.dumps(existing(init_from))}")
+    config = load_config(recipe, sets)
     if print_config:
         import yaml
 
         typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), nl=False)
         return
     directory = out or Path("runs") / config.name
-    sets = [part for override in overrides or () for part in ("--set", override)]
-    command = shlex.join(["mmf-train", recipe, *sets])
+    command = shlex.join(["mmf-train", recipe, *(p for s in sets for p in ("--set", s))])
     from .loop import Trainer
 
     _run(Trainer(config, directory, _device(device), threads, command), directory, fresh)
@@ -73,12 +83,18 @@ def _device(name: str) -> str:
 
 
 def _run(trainer: Trainer, directory: Path, fresh: bool) -> None:
+    from .processes import launched_rank
+
     config = trainer.config
-    typer.echo(
-        f"training {config.name}: objective {config.objective.name}, {config.loop.steps} steps of "
-        f"{config.loop.batch_size} on {trainer.device.type}, run directory {directory}"
-    )
+    main = launched_rank() == 0
+    if main:
+        typer.echo(
+            f"training {config.name}: objective {config.objective.name}, {config.loop.steps} steps "
+            f"of {config.loop.batch_size} on {trainer.device}, run directory {directory}"
+        )
     result = trainer.run(fresh)
+    if not main:
+        raise typer.Exit(0 if result.finished else 130)
     if not result.finished:
         typer.echo(f"stopped at step {result.step}, saved {result.checkpoint}")
         typer.echo("the same command resumes it")

@@ -12,11 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mmf_deploy.errors import ConfigError, nearest
 from mmf_deploy.nn.config import NetworkConfig
+from mmf_deploy.spec import SampleSpec
 
 from .data import SOURCES
+from .data.augment import LABELS, AugmentConfig
 from .data.base import Source
-from .objective import Objective
+from .objective_config import Objective
 from .recipe_files import RECIPES, recipe_names
+from .recovery import RecoveryConfig
 
 
 class OptimizerConfig(BaseModel):
@@ -26,6 +29,8 @@ class OptimizerConfig(BaseModel):
         lr: peak learning rate.
         warmup_steps: optimiser steps of linear warm-up.
         decay: ``cosine`` to zero at the last step, or ``constant``.
+        weight_decay: decoupled, as in AdamW.
+        clip_norm: largest Euclidean norm of the gradient; longer ones are shortened to it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,6 +40,8 @@ class OptimizerConfig(BaseModel):
     beta2: float = Field(0.999, ge=0.0, lt=1.0)
     warmup_steps: int = Field(0, ge=0)
     decay: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = Field(0.0, ge=0.0)
+    clip_norm: float | None = Field(None, gt=0.0)
 
 
 class LoopConfig(BaseModel):
@@ -42,20 +49,31 @@ class LoopConfig(BaseModel):
 
     Attributes:
         steps: optimiser steps of the whole run.
-        batch_size: samples a step.
+        batch_size: samples a step, over all processes and parts.
+        accumulate: parts that a process computes one after the other, to save memory.
+        precision: ``fp32``; ``tf32`` rounds the factors of products on GPUs that can;
+            ``bf16`` runs the network, but not the derivative, in bfloat16.
+        compile: compile the whole step with torch.compile, if it passes a gradient check.
         ema: decays of the averages to keep; the largest is what gets exported.
         checkpoint_every, sample_every: in steps; sample_every 0 draws no grids.
         keep: how many checkpoints to keep.
+        tensorboard: also write scalars and grids for TensorBoard.
+        recovery: what happens when a loss is not finite.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(ge=0)
     batch_size: int = Field(128, ge=1)
+    accumulate: int = Field(1, ge=1)
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    compile: bool = False
     ema: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], ...] = (0.999,)
     checkpoint_every: int = Field(1000, ge=1)
     sample_every: int = Field(1000, ge=0)
     keep: int = Field(3, ge=1)
+    tensorboard: bool = True
+    recovery: RecoveryConfig = RecoveryConfig()
 
     @model_validator(mode="after")
     def _distinct_averages(self) -> Self:
@@ -69,6 +87,8 @@ class TrainConfig(BaseModel):
 
     Attributes:
         data: ``source`` names an entry of ``SOURCES``; the other keys are that source's own.
+        augment: random warps of images, told to the network; null for none.
+        init_from: a checkpoint or run whose weights this run starts with.
         evaluate: ``digits`` measures the finished run's samples (training/evaluate.py).
     """
 
@@ -77,7 +97,9 @@ class TrainConfig(BaseModel):
     name: str
     seed: int = Field(0, ge=0)
     data: dict[str, Any]
+    augment: AugmentConfig | None = None
     network: NetworkConfig
+    init_from: str | None = None
     objective: Objective = Objective()
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig
@@ -91,6 +113,50 @@ class TrainConfig(BaseModel):
                 f"{self.data.get('source')!r}; set evaluate=null"
             )
         return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        dim = getattr(self.network, "augment_dim", 0)
+        if self.augment is not None and dim != LABELS:
+            raise ConfigError(
+                f"augment tells the network what it did by {LABELS} labels; "
+                f"set network.augment_dim={LABELS} (now {dim}), or augment=null"
+            )
+        if self.objective.tangent == "ema" and not self.loop.ema:
+            raise ConfigError(
+                "objective.tangent 'ema' needs an average; set loop.ema, e.g. [0.999]"
+            )
+        return self
+
+    def fit(self, spec: SampleSpec) -> SampleSpec:
+        """What the trained network will generate from this data.
+
+        Raises:
+            ConfigError: the recipe asks for what the data does not have.
+        """
+        guidance = self.objective.guidance
+        if guidance.label_dropout and not spec.conditional:
+            raise ConfigError(
+                "objective.guidance needs classes, and this data has none; "
+                "set objective.guidance.mode=off and label_dropout=0"
+            )
+        if self.augment is not None and not spec.is_image:
+            raise ConfigError(f"augment warps images; this data are vectors of {spec.shape}")
+        if guidance.mode != "input":
+            return spec
+        return spec.model_copy(update={"guidance": (1.0, guidance.max)})
+
+    def check_parts(self, processes: int) -> None:
+        """A batch must divide into equal parts.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if self.loop.batch_size % (parts := processes * self.loop.accumulate):
+            raise ConfigError(
+                f"loop.batch_size {self.loop.batch_size} does not divide into {parts} equal parts "
+                f"({processes} processes × loop.accumulate {self.loop.accumulate})"
+            )
 
     def load_data(self) -> Source:
         """Read the data.

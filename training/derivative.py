@@ -67,11 +67,11 @@ def jvp(
     if not keep_graph:
         with torch.no_grad():
             dudt: Tensor = torch.func.jvp(at, primals, tangents)[1]
-        return u(x, r, t, slice(None)), dudt
+        return u(x, r, t, slice(0, len(x))), dudt
     value, dudt = torch.func.jvp(at, primals, tangents)[:2]
     if count == len(x):
         return value, dudt
-    tail = slice(count, None)
+    tail = slice(count, len(x))
     return torch.cat([value, u(x[tail], r[tail], t[tail], tail)]), dudt
 
 
@@ -96,7 +96,7 @@ def finite_difference(
     head = slice(0, len(tangent))
     x_before, r_before, t_before = x[head] - step * tangent, r[head], t[head] - step
     if not keep_graph:
-        value = u(x, r, t, slice(None))
+        value = u(x, r, t, slice(0, len(x)))
         with torch.no_grad():
             return value, (value[head] - u(x_before, r_before, t_before, head)) / step
     every = torch.arange(len(x), device=x.device)

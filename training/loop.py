@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 import torch
-from torch import Tensor, nn
 
 from mmf_deploy import checkpoint
 from mmf_deploy.errors import TrainingError
 from mmf_deploy.machine import available_cores
-from mmf_deploy.nn.build import build_network
 from mmf_deploy.progress import TaskProgress
 
 from .config import TrainConfig
-from .data.base import Source
-from .ema import EMA
-from .order import batch_indices, derive
+from .learner import Gradients, Learner
 from .previews import draw_grid
+from .processes import open_processes, peers_may_vanish
+from .recovery import Recovery
 from .run_directory import RunDirectory
-from .schedules import learning_rate
 from .state import RunState, changed_setting, refuse_another_config, setting
+from .telemetry import Telemetry, by_time
 
 LOG_EVERY = 10
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -69,9 +67,10 @@ class Trainer:
         self.config = config
         self.command = command
         self.directory = RunDirectory(out)
-        self.device = torch.device(device)
+        self.device = device
         self.threads = threads
         self._stop = False
+        self._lr = 0.0
 
     def run(self, fresh: bool = False) -> Result:
         """Train until the last step or a SIGINT or SIGTERM, which saves first.
@@ -80,131 +79,193 @@ class Trainer:
             fresh: delete what the directory holds and start over.
         Raises:
             ConfigError: the directory holds a run with another configuration.
-            TrainingError: the loss is not finite, or another process trains here.
+            TrainingError: the loss stays not finite, the disk is full, another process
+                trains here, or one of several processes ended.
         """
         # what is wrong with the recipe shows before anything is written or deleted
-        self.source: Source = self.config.load_data()
-        self._build()
-        with self.directory.locked():
-            if fresh:
-                self.directory.clear()
+        source = self.config.load_data()
+        self.processes = open_processes(self.device)
+        self.main = self.processes.rank == 0
+        self.config.check_parts(self.processes.count)
+        self.learner = Learner(self.config, source, self.processes)
+        with peers_may_vanish(self.processes), self._directory(fresh):
             start = self._resume()
-            previous = {s: signal.signal(s, self._on_signal) for s in STOPPING}
+            for warning in self.config.objective.warnings:
+                self._say(f"warning: {warning}")
+            notes = source.notes
+            for note in (*notes, *self.learner.notes):
+                self._say(f"note: {note}")
+            with self._signals(), self._reports(start):
+                result = self._train(start)
+            for note in (n for n in source.notes if n not in notes):
+                self._say(f"note: {note}")
+            return result
+
+    @contextmanager
+    def _directory(self, fresh: bool) -> Iterator[None]:
+        """The first process holds the run and prepares it; the others wait for that."""
+        with self.directory.locked() if self.main else nullcontext():
+            if self.main and fresh:
+                self.directory.clear()
+            self.processes.wait()
             try:
-                with TaskProgress("steps", self.config.loop.steps, start) as self._progress:
-                    return self._train(start)
-            finally:
-                for number, handler in previous.items():
-                    signal.signal(number, handler)
+                yield
+            except OSError as e:
+                raise TrainingError(
+                    f"{self.directory.path}: cannot write ({e.strerror or e}). What was saved "
+                    "before is whole: make room, and the same command goes on from there"
+                ) from None
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._stop = True
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def stop(number: int, frame: FrameType | None) -> None:
+            self._stop = True
 
-    def _build(self) -> None:
-        config = self.config
-        torch.manual_seed(derive(config.seed, "init"))
-        network = build_network(self.source.spec, config.network.model_dump())
-        self.net: nn.Module = network.to(self.device)
-        self.emas = [EMA(self.net, decay) for decay in config.loop.ema]
-        self.optimizer = torch.optim.Adam(
-            self.net.parameters(),
-            lr=config.optimizer.lr,
-            betas=(config.optimizer.beta1, config.optimizer.beta2),
-            fused=True,
-        )
+        previous = {s: signal.signal(s, stop) for s in STOPPING}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def _reports(self, start: int) -> Iterator[None]:
+        self._telemetry = None
+        self._progress = TaskProgress("steps", self.config.loop.steps, start)
+        if not self.main:
+            yield
+            return
+        self._telemetry = Telemetry(self.directory, self.config.loop.tensorboard, start)
+        try:
+            with self._progress:
+                yield
+        finally:
+            self._telemetry.close()
+
+    def _say(self, line: str) -> None:
+        if self.main:
+            print(line)
 
     def _resume(self) -> int:
-        found, complaints = self.directory.newest()
+        found, complaints = self.directory.newest(mend=self.main)
         for complaint in complaints:
-            print(f"warning: {complaint}")
-        machine = setting(self.device, self._use_threads(found))
-        self.state = RunState(
-            self.config, self.source.spec, self.net, self.emas, self.optimizer,
-            {"command": self.command, "setting": machine},
-        )  # fmt: skip
+            self._say(f"warning: {complaint}")
+        machine = setting(self.processes, self._use_threads(found))
+        self.state = RunState(self.config, self.learner, {"command": self.command,
+                                                          "setting": machine})  # fmt: skip
+        self.recovery = Recovery()
+        if found is not None:
+            refuse_another_config(self.config, found, self.directory.path)
+            for change in changed_setting(found, machine):
+                self._say(f"warning: {change}; the run goes on, but not bit for bit as it would")
+            self._load(found)
+            if self.main:
+                self.directory.rewind_log(found.step)
+        self.processes.wait()
+        chosen = found.meta.get("derivative") if found else None
+        self.state.record["derivative"] = self.learner.assemble(chosen)
         if found is None:
             self._save(0)
             return 0
-        refuse_another_config(self.config, found, self.directory.path)
-        for change in changed_setting(found, machine):
-            print(f"warning: {change}; the run goes on, but not bit for bit as it would have")
-        self.state.load(found)
-        self.directory.rewind_log(found.step)
         return found.step
+
+    def _load(self, found: checkpoint.Checkpoint) -> None:
+        self.state.load(found)
+        self.recovery = Recovery.read(found.meta.get("recovery", {}))
 
     def _use_threads(self, found: checkpoint.Checkpoint | None) -> int:
         started_with = found.meta.get("setting", {}).get("threads") if found else None
-        threads = int(self.threads or started_with or available_cores())
+        share = max(1, available_cores() // self.processes.local)
+        threads = int(self.threads or started_with or share)
         torch.set_num_threads(threads)
         return threads
 
     def _save(self, step: int) -> Path:
-        if not all(bool(torch.isfinite(p).all()) for p in self.net.parameters()):
-            self._not_finite("a weight", step)
-        path = self.state.save(self.directory.checkpoints, step)
-        self.directory.prune(self.config.loop.keep)
-        return path
-
-    def _not_finite(self, what: str, step: int) -> NoReturn:
-        last = checkpoint.find_all(self.directory.path)[-1]
-        raise TrainingError(
-            f"{what} is not finite at step {step}; the last checkpoint, {last}, is good. "
-            "Start over with a lower optimizer.lr or a longer optimizer.warmup_steps, "
-            "in another --out or with --fresh"
-        )
+        if self.main:
+            self.state.save(self.directory.checkpoints, step, self.recovery)
+            self.directory.prune(self.config.loop.keep)
+        return checkpoint.step_path(self.directory.checkpoints, step)
 
     def _train(self, start: int) -> Result:
         loop = self.config.loop
         done = saved = start
-        newest = checkpoint.find_all(self.directory.path)[-1]
-        while done < loop.steps and not self._stop:
-            loss, squared_error, lam = self._step(done)
+        while done < loop.steps and not self.processes.any(self._stop):
+            found = self.learner.gradients(done, self.recovery.rollbacks)
+            if not self._take(done, found):
+                done = saved = self._roll_back(done)
+                continue
             done += 1
             last = done == loop.steps
+            # in a row of skipped steps the weights are not known to be good
+            due = done % loop.checkpoint_every == 0 and not self.recovery.in_a_row
+            if (due or last) and not self.learner.finite():
+                done = saved = self._roll_back(done)
+                continue
             if done % LOG_EVERY == 0 or last:
-                self._report(done, loss, squared_error, lam)
+                self._report(done, found)
             if loop.sample_every and (done % loop.sample_every == 0 or last):
                 self._draw_samples(done)
-            if done % loop.checkpoint_every == 0 or last:
-                newest, saved = self._save(done), done
-        if saved != done:
-            newest = self._save(done)
-        return Result(step=done, finished=done >= loop.steps, checkpoint=newest)
+            if due or last:
+                self._save(done)
+                saved = done
+        if saved != done and not self.recovery.in_a_row and self.learner.finite():
+            self._save(done)
+            saved = done
+        newest = checkpoint.step_path(self.directory.checkpoints, saved)
+        return Result(step=saved, finished=saved >= loop.steps, checkpoint=newest)
 
-    def _step(self, step: int) -> tuple[Tensor, Tensor, float]:
-        config = self.config
-        indices = batch_indices(config.seed, step, config.loop.batch_size, len(self.source))
-        torch.manual_seed(derive(config.seed, "step", step))
-        batch = self.source.batch(indices)
-        condition = {} if batch.label is None else {"label": batch.label.to(self.device)}
-        terms = config.objective(self.net, batch.x0.to(self.device), condition, step)
-        loss = terms.loss.mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(
-                step,
-                peak=config.optimizer.lr,
-                steps=config.loop.steps,
-                warmup_steps=config.optimizer.warmup_steps,
-                decay=config.optimizer.decay,
-            )
-        self.optimizer.step()
-        for ema in self.emas:
-            ema.update(step)
-        return loss.detach(), terms.squared_error.mean(), terms.lam
+    def _take(self, step: int, found: Gradients) -> bool:
+        """Move the weights, or skip the step; False when the run must go back."""
+        if found.finite:
+            self._lr = self.learner.update(step, self.recovery.lr_scale)
+            self.recovery.good(found.loss, found.norm)
+            return True
+        self.recovery.skip()
+        return self.recovery.in_a_row < self.config.loop.recovery.max_skipped
 
-    def _report(self, done: int, loss: Tensor, squared_error: Tensor, lam: float) -> None:
-        value = float(loss)
-        if not math.isfinite(value):
-            self._not_finite("the loss", done)
+    def _roll_back(self, step: int) -> int:
+        """Go back to the last good checkpoint; its step.
+
+        Raises:
+            TrainingError: that did not help before.
+        """
+        found, _ = self.directory.newest(mend=False)
+        assert found is not None  # a run begins with a checkpoint
+        if not self.recovery.may_roll_back(found.step, self.config.loop.recovery):
+            raise TrainingError(self.recovery.diagnosis(step, found, self.config))
+        self.state.load(found)
+        self.recovery.roll_back(found.step, self.config.loop.recovery)
+        if self.main:
+            self.directory.rewind_log(found.step)
+        self._say(
+            f"warning: loss or gradient not finite up to step {step}; back to step {found.step}, "
+            f"learning rate × {self.recovery.lr_scale:g}"
+        )
+        return found.step
+
+    def _report(self, done: int, found: Gradients) -> None:
+        local = torch.tensor([found.loss, float(found.squared_error.mean())], dtype=torch.float64)
+        loss, squared_error = self.processes.mean(local.to(self.processes.device)).tolist()
+        if self._telemetry is None:
+            return
+        lam = self.config.objective.lam_at(done - 1)
         speed = self._progress.per_second(done) * self.config.loop.batch_size
-        status = f"loss {value:.4f}  λ {lam:.2f}  {speed:,.0f} images/s"
+        skipped = f"  {self.recovery.skipped} skipped" if self.recovery.skipped else ""
+        status = f"loss {loss:.4f}  λ {lam:.2f}  {speed:,.0f} images/s{skipped}"
         self._progress.show("training", done, status)
-        record = {"step": done, "loss": value, "squared_error": float(squared_error), "lam": lam}
-        self.directory.log({**record, "images_per_s": round(speed, 1)})
+        scalars = {
+            "loss": loss,
+            "squared_error": squared_error,
+            "lam": lam,
+            "gradient_norm": found.norm,
+            "lr": self._lr,
+            "skipped": self.recovery.skipped,
+            "images_per_s": round(speed, 1),
+        }
+        self._telemetry.record(done, scalars, by_time(found.squared_error, found.t))
 
     def _draw_samples(self, done: int) -> None:
-        if self.source.spec.is_image:
+        if self._telemetry is not None and self.learner.spec.is_image:
             path = self.directory.path / "samples" / f"step-{done:08d}.png"
-            draw_grid(path, self.net, self.emas, self.source.spec)
+            draw_grid(path, self.learner.net, self.learner.emas, self.learner.spec)
+            self._telemetry.grid(done, path)

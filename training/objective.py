@@ -8,32 +8,36 @@ gradient modulation SG_λ on the derivative (Eq. 10, 11):
     SG_λ[z] = λ z + (1 − λ) stopgrad(z).
 
 Everything in it is a named part: the path, the target v, the tangent w, λ, the
-derivative, the time pairs, the weighting. The default is what trains a generator;
-printed variants of the paper are other values of the same parts (docs/objective.md).
+derivative, the time pairs, the weighting, the guidance. ``objective_config.py`` has the
+defaults and the named objectives; docs/objective.md says what each mode does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from mmf_deploy.errors import ConfigError, ShapeError, nearest
+from mmf_deploy.errors import ShapeError
 from mmf_deploy.nn.dropout import Rows, SharedMasks, shared_masks
 
+from .consistency import previous_time
 from .derivative import DERIVATIVES
 from .derivative import Field as VelocityField
-from .paths import PATHS, per_sample
-from .schedules import curriculum
-from .time_pairs import TimePairs, TimePairsConfig, draw
+from .guidance import guided_velocity
+from .paths import PATHS, Path, TrajectoryPath, per_sample
+from .time_pairs import TimePairs
+
+if TYPE_CHECKING:
+    from .objective_config import Objective
 
 Net = Callable[..., Tensor]
 Condition = Mapping[str, Tensor]
-"""Further inputs of the network by name (label, augment, …), [B, …] each."""
+"""Further inputs of the network by name (label, guidance, augment), [B, …] each."""
+EVERY = slice(None)
 
 
 @dataclass(frozen=True)
@@ -43,35 +47,37 @@ class LossTerms:
     Attributes:
         loss: weighted loss per sample, [B]; the loop takes the mean.
         squared_error: the unweighted ‖·‖² per sample, summed over elements, [B], detached.
-        lam: λ of this step.
     """
 
     loss: Tensor
     squared_error: Tensor
-    lam: float
 
 
-class Weighting(BaseModel):
-    """Per-sample weight 1/(‖·‖² + eps)^power, with stopped gradient; power 0 is none."""
+@dataclass(frozen=True)
+class Point:
+    """Where on the path a batch is evaluated, and what is known there.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Attributes:
+        x: x_t, float32 [B, …].
+        times: r and t [B], those with r ≠ t first.
+        target: the velocity v to regress, float32 [B, …].
+        own: the model's instantaneous velocity u(x_t, t, t), if guidance needed it already.
+    """
 
-    power: float = Field(0.75, ge=0.0)
-    eps: float = Field(1e-3, gt=0.0)
-
-    def __call__(self, squared_error: Tensor) -> Tensor:
-        """Weights [B] of squared errors [B]."""
-        return (squared_error.detach() + self.eps).pow(-self.power)
+    x: Tensor
+    times: TimePairs
+    target: Tensor
+    own: Tensor | None = None
 
 
 # The target v (Eq. 4); "displacement" is the paper's (x1 − x0)/(t − r), whose variance is
 # infinite as t → r, so it is allowed only with a minimal gap.
-def velocity_target(path: str, x0: Tensor, x1: Tensor, r: Tensor, t: Tensor) -> Tensor:
+def velocity_target(path: Path, x0: Tensor, x1: Tensor, r: Tensor, t: Tensor) -> Tensor:
     """dx_t/dt of the chosen path."""
-    return PATHS[path].velocity(x0, x1, r, t)
+    return path.velocity(x0, x1, r, t)
 
 
-def displacement_target(path: str, x0: Tensor, x1: Tensor, r: Tensor, t: Tensor) -> Tensor:
+def displacement_target(path: Path, x0: Tensor, x1: Tensor, r: Tensor, t: Tensor) -> Tensor:
     """(x1 − x0)/(t − r), as Eq. 9 and 11 print it; x1 − x0 where r = t."""
     gap = torch.where(t > r, t - r, torch.ones_like(t))
     return (x1 - x0) / per_sample(gap, x0)
@@ -81,124 +87,51 @@ TARGETS = {"velocity": velocity_target, "displacement": displacement_target}
 
 
 # The tangent w: the direction in x of the total derivative, never differentiated.
-def model_tangent(
-    u: VelocityField, x: Tensor, r: Tensor, t: Tensor, target: Tensor, rows: Rows
-) -> Tensor:
+def model_tangent(u: VelocityField, averaged: VelocityField, at: Point, rows: Rows) -> Tensor:
     """u(x_t, t, t): the model's own instantaneous velocity (Eq. 5 with Eq. 7).
 
     It depends on x_t alone. That is what keeps λ > 0 from rewarding a shrunken map.
     """
-    return u(x, t, t, rows)
+    if at.own is not None:
+        return at.own[rows]
+    return u(at.x[rows], at.times.t[rows], at.times.t[rows], rows)
 
 
-def conditional_tangent(
-    u: VelocityField, x: Tensor, r: Tensor, t: Tensor, target: Tensor, rows: Rows
-) -> Tensor:
-    """The velocity of this very pair (x0, x1): the original MeanFlow. Collapses for λ > 0."""
-    return target
+def ema_tangent(u: VelocityField, averaged: VelocityField, at: Point, rows: Rows) -> Tensor:
+    """u(x_t, t, t) of the averaged network: the same, less noisy and a little late."""
+    return averaged(at.x[rows], at.times.t[rows], at.times.t[rows], rows)
 
 
-def average_tangent(
-    u: VelocityField, x: Tensor, r: Tensor, t: Tensor, target: Tensor, rows: Rows
-) -> Tensor:
+def conditional_tangent(u: VelocityField, averaged: VelocityField, at: Point, rows: Rows) -> Tensor:
+    """The target of this very pair (x0, x1): the original MeanFlow. Collapses for λ > 0."""
+    return at.target[rows]
+
+
+def average_tangent(u: VelocityField, averaged: VelocityField, at: Point, rows: Rows) -> Tensor:
     """u(x_t, r, t), as Eq. 9 prints it."""
-    return u(x, r, t, rows)
+    return u(at.x[rows], at.times.r[rows], at.times.t[rows], rows)
 
 
 TANGENTS = {
     "model": model_tangent,
     "conditional": conditional_tangent,
     "average": average_tangent,
+    "ema": ema_tangent,
 }
 
 
-def stop_gradient(z: Tensor, lam: float) -> Tensor:
+Number = float | Tensor
+"""What changes from step to step; as a tensor, a compiled step takes each value as it comes."""
+
+
+def flows(lam: Number) -> bool:
+    """Whether any gradient flows through the derivative; yes if λ is a tensor."""
+    return isinstance(lam, Tensor) or lam > 0
+
+
+def stop_gradient(z: Tensor, lam: Number) -> Tensor:
     """SG_λ[z] of Eq. 10: the value of z, λ times its gradient."""
-    return z.detach() + lam * (z - z.detach()) if lam else z.detach()
-
-
-# The named objectives: what each changes in the default parts.
-OBJECTIVES: dict[str, dict[str, Any]] = {
-    "mmf": {},
-    "mmf-lambda0": {"lam": 0.0},
-    "mmf-lambda0.5": {"lam": 0.5},
-    "mmf-lambda1": {"lam": 1.0},
-    "meanflow": {"tangent": "conditional", "lam": 0.0},
-    "meanflow-full": {"tangent": "conditional", "lam": 1.0},
-    "flow-matching": {"lam": 0.0, "time_pairs": {"gap_fraction": 0.0}},
-}
-
-
-class Objective(BaseModel):
-    """``objective:`` of a recipe: the parts, by name.
-
-    Attributes:
-        name: an entry of ``OBJECTIVES``; gives every part that is not set beside it.
-        lam: "curriculum" (Eq. 12) or a constant in [0, 1].
-        warmup_steps: T_warmup of the curriculum, in optimiser steps.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = "mmf"
-    path: Literal["linear", "interval"] = "linear"
-    target: Literal["velocity", "displacement"] = "velocity"
-    tangent: Literal["model", "conditional", "average"] = "model"
-    lam: Literal["curriculum"] | float = "curriculum"
-    warmup_steps: int = Field(100_000, ge=0)
-    derivative: Literal["jvp", "finite_difference"] = "finite_difference"
-    time_pairs: TimePairsConfig = TimePairsConfig()
-    weighting: Weighting = Weighting()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, given: Any) -> Any:
-        """What is written wins over what the name presets, and that over the defaults."""
-        if isinstance(given, cls):
-            return given
-        given = given if isinstance(given, dict) else {"name": given}
-        name = given.get("name", "mmf")
-        if not isinstance(name, str) or name not in OBJECTIVES:
-            raise ConfigError(
-                f"objective.name {name!r}{nearest(str(name), OBJECTIVES)}; "
-                f"there are {', '.join(OBJECTIVES)}"
-            )
-        merged = {**OBJECTIVES[name], **given}
-        for section in merged.keys() & OBJECTIVES[name].keys():
-            preset, written = OBJECTIVES[name][section], merged[section]
-            if isinstance(preset, dict) and isinstance(written, dict):
-                merged[section] = {**preset, **written}
-        return merged
-
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        if self.lam != "curriculum" and not 0.0 <= self.lam <= 1.0:
-            raise ConfigError(f"objective.lam = {self.lam}: expected 'curriculum' or 0 … 1")
-        if self.target == "displacement" and self.time_pairs.min_gap <= 0:
-            raise ConfigError(
-                "objective.target 'displacement' has infinite variance as t → r; "
-                "set objective.time_pairs.min_gap above 0, or use target 'velocity'"
-            )
-        return self
-
-    def lam_at(self, step: int) -> float:
-        """λ of a step."""
-        if self.lam == "curriculum":
-            return curriculum(step, self.warmup_steps)
-        return float(self.lam)
-
-    def __call__(self, net: Net, x0: Tensor, condition: Condition, step: int) -> LossTerms:
-        """The loss of one batch, with noise and times from the global random generator.
-
-        Args:
-            net: u(x, r, t, **condition).
-            x0: data, float32 [B, …].
-            condition: further inputs of the network.
-            step: the optimiser step, for λ.
-        """
-        x1 = torch.randn_like(x0)
-        times = draw(self.time_pairs, len(x0), x0.device)
-        return modular_meanflow(net, x0, x1, times, self.lam_at(step), self, condition)
+    return z.detach() + lam * (z - z.detach()) if flows(lam) else z.detach()
 
 
 def modular_meanflow(
@@ -206,9 +139,14 @@ def modular_meanflow(
     x0: Tensor,
     x1: Tensor,
     times: TimePairs,
-    lam: float,
+    lam: Number,
     parts: Objective,
     condition: Condition | None = None,
+    *,
+    omega: Tensor | None = None,
+    states: Tensor | None = None,
+    averaged: Net | None = None,
+    levels: Number = 0,
 ) -> LossTerms:
     """Modular MeanFlow loss, Eq. 11 with the target of Eq. 4 (docs/objective.md).
 
@@ -217,8 +155,13 @@ def modular_meanflow(
         x0: data; x1: noise; float32 [B, …].
         times: r, t float32 [B], those with r ≠ t first.
         lam: gradient modulation in [0, 1] (Eq. 10).
-        parts: path, target, tangent, derivative and weighting.
+        parts: identity, path, target, tangent, derivative and weighting.
         condition: further inputs of the network, [B, …] each.
+        omega: guidance scale of each sample, float32 [B], 1 where the label is null; None
+            without guidance.
+        states: points of each sample's own path, float32 [B, T, …]; instead of ``parts.path``.
+        averaged: the averaged network, for the tangent ``ema``.
+        levels: number of time levels of the consistency identity.
     Raises:
         ShapeError: the batch sizes differ.
     """
@@ -227,35 +170,84 @@ def modular_meanflow(
             f"x0 {list(x0.shape)}, x1 {list(x1.shape)}, r {list(times.r.shape)}, "
             f"t {list(times.t.shape)}: expected x0 and x1 alike and one r and t a sample"
         )
-    r, t, _ = times
-    x = PATHS[parts.path].point(x0, x1, r, t)
-    target = TARGETS[parts.target](parts.path, x0, x1, r, t)
+    path = PATHS[parts.path] if states is None else TrajectoryPath(states)
+    x = path.point(x0, x1, times.r, times.t)
+    target = TARGETS[parts.target](path, x0, x1, times.r, times.t)
+    condition = condition or {}
     with shared_masks(len(x)) as masks:
-        u = _bind(net, condition or {}, masks)
-        predicted = _velocity(u, x, times, target, lam, parts)
+        u = _bind(net, condition, masks)
+        own = None
+        if omega is not None:
+            own, target = _guide(u, _bind(net, _unconditional(condition), masks), x, times.t,
+                                 target, omega)  # fmt: skip
+        at = Point(x, times, target, own)
+        if parts.identity == "consistency":
+            predicted = _consistent(u, at, path, x0, x1, levels)
+        else:
+            predicted = _velocity(u, _bind(averaged or net, condition, masks), at, lam, parts)
     squared_error = (predicted - target).square().flatten(1).sum(1)
     loss = parts.weighting(squared_error) * squared_error
-    return LossTerms(loss=loss, squared_error=squared_error.detach(), lam=lam)
+    return LossTerms(loss=loss, squared_error=squared_error.detach())
 
 
 def _bind(net: Net, condition: Condition, masks: SharedMasks) -> VelocityField:
     def u(x: Tensor, r: Tensor, t: Tensor, rows: Rows) -> Tensor:
         masks.rows = rows
-        return net(x, r, t, **{name: value[rows] for name, value in condition.items()})
+        # float32 whatever precision the network ran in
+        return net(x, r, t, **{name: value[rows] for name, value in condition.items()}).to(x.dtype)
 
     return u
 
 
+def _unconditional(condition: Condition) -> Condition:
+    """Without label and guidance a network takes the null label and scale 1."""
+    return {k: v for k, v in condition.items() if k not in ("label", "guidance")}
+
+
+@torch.no_grad()
+def _guide(
+    u: VelocityField, free: VelocityField, x: Tensor, t: Tensor, target: Tensor, omega: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The model's own velocity, and the target moved away from the unconditional one."""
+    own = u(x, t, t, EVERY)
+    return own, guided_velocity(target, own, free(x, t, t, EVERY), omega)
+
+
 def _velocity(
-    u: VelocityField, x: Tensor, times: TimePairs, target: Tensor, lam: float, parts: Objective
+    u: VelocityField, averaged: VelocityField, at: Point, lam: Number, parts: Objective
 ) -> Tensor:
     """u + (t − r) SG_λ[du/dt], Eq. 4 with Eq. 10; the second term only where r ≠ t (Eq. 7)."""
-    r, t, gaps = times
+    (r, t, gaps), x = at.times, at.x
     if not gaps:
-        return u(x, t, t, slice(None))
-    head = slice(0, gaps)
+        return u(x, t, t, EVERY)
+    head, tail = slice(0, gaps), slice(gaps, None)
     with torch.no_grad():
-        tangent = TANGENTS[parts.tangent](u, x[head], r[head], t[head], target[head], head)
-    value, dudt = DERIVATIVES[parts.derivative](u, x, r, t, tangent, lam > 0)
+        tangent = TANGENTS[parts.tangent](u, averaged, at, head)
+    # a difference of two rounded numbers, or a rounded forward mode, is mostly noise: the
+    # derivative stays in float32 where the rest of the batch runs in a shorter type
+    mixed = torch.is_autocast_enabled(x.device.type)
+    rows = head if mixed else EVERY
+    with torch.autocast(x.device.type, enabled=False):
+        # exact until a gradient check (gradient_check.py) has put a faster one in its place
+        derivative = DERIVATIVES["jvp" if parts.derivative == "auto" else parts.derivative]
+        value, dudt = derivative(u, x[rows], r[rows], t[rows], tangent, flows(lam))
+    rest = u(x[tail], r[tail], t[tail], tail) if mixed else value[tail]
     correction = per_sample((t - r)[head], x) * stop_gradient(dudt, lam)
-    return torch.cat([value[head] + correction, value[gaps:]])
+    return torch.cat([value[head] + correction, rest])
+
+
+def _consistent(
+    u: VelocityField, at: Point, path: Path, x0: Tensor, x1: Tensor, levels: Number
+) -> Tensor:
+    """(t u(x_t, 0, t) − s sg u(x_s, 0, s))/(t − s): discrete consistency training.
+
+    With f(x, t) = x − t u(x, 0, t), its residual is (f(x_s, s) − f(x_t, t))/(t − s), of two
+    neighbouring points of one path (Song et al. 2023, Eq. 10).
+    """
+    zero, t = at.times.r, at.times.t
+    s = previous_time(t, levels)
+    later = u(at.x, zero, t, EVERY)
+    with torch.no_grad():
+        earlier = u(path.point(x0, x1, zero, s), zero, s, EVERY)
+    moved = per_sample(t, later) * later - per_sample(s, later) * earlier
+    return moved / per_sample(t - s, later)

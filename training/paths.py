@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -53,6 +54,43 @@ class IntervalPath:
     def velocity(self, x0: Tensor, x1: Tensor, r: Tensor, t: Tensor) -> Tensor:
         """(x1 − x0)/(1 − r)."""
         return (x1 - x0) / per_sample(1 - r.clamp(max=self._LATEST), x0)
+
+
+class TrajectoryPath:
+    """Each sample's own path, known at T uniform times: cubic through its points.
+
+    Catmull–Rom: the velocity is continuous, and exact where the path is quadratic.
+
+    Args:
+        states: float32 [B, T, …], from x0 (t = 0) to x1 (t = 1), T >= 3.
+    """
+
+    def __init__(self, states: Tensor) -> None:
+        self._states = states
+        ends = [2 * states[:, :1] - states[:, 1:2], 2 * states[:, -1:] - states[:, -2:-1]]
+        second = [states[:, :1] - 2 * states[:, 1:2] + states[:, 2:3],
+                  states[:, -1:] - 2 * states[:, -2:-1] + states[:, -3:-2]]  # fmt: skip
+        # continued by a parabola beyond both ends
+        self._padded = torch.cat([ends[0] + second[0], states, ends[1] + second[1]], dim=1)
+
+    def _at(self, t: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Four neighbouring points and where between the middle two, in [0, 1]."""
+        intervals = self._states.shape[1] - 1
+        index = (t * intervals).long().clamp(0, intervals - 1)
+        rows = torch.arange(len(t), device=t.device)
+        points = [self._padded[rows, index + k] for k in range(4)]
+        return points, per_sample(t * intervals - index, points[0])
+
+    def point(self, x0: Tensor, x1: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        """x_t."""
+        (a, b, c, d), f = self._at(t)
+        return b + 0.5 * f * (c - a + f * (2 * a - 5 * b + 4 * c - d + f * (3 * (b - c) + d - a)))
+
+    def velocity(self, x0: Tensor, x1: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        """dx_t/dt."""
+        (a, b, c, d), f = self._at(t)
+        slope = c - a + f * (2 * (2 * a - 5 * b + 4 * c - d) + 3 * f * (3 * (b - c) + d - a))
+        return 0.5 * slope * (self._states.shape[1] - 1)
 
 
 PATHS: dict[str, Path] = {"linear": LinearPath(), "interval": IntervalPath()}

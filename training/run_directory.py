@@ -3,6 +3,7 @@
 runs/<name>/
     checkpoints/step-…   mmf_deploy.checkpoint
     samples/step-….png   grids of one-step samples
+    tensorboard/         event files
     log.jsonl            one line every few steps
     evaluation.json      quality of the finished run
 """
@@ -28,6 +29,7 @@ class RunDirectory:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.evaluation = path / "evaluation.json"
+        self.tensorboard = path / "tensorboard"
         self._log = path / "log.jsonl"
 
     @contextmanager
@@ -49,9 +51,11 @@ class RunDirectory:
             files.remove_leftovers(self.checkpoints)
             yield
 
-    def newest(self) -> tuple[checkpoint.Checkpoint | None, list[str]]:
-        """The newest whole checkpoint, and a complaint about each newer one, moved aside.
+    def newest(self, mend: bool = True) -> tuple[checkpoint.Checkpoint | None, list[str]]:
+        """The newest whole checkpoint, and a complaint about each newer one.
 
+        Args:
+            mend: move the corrupt ones aside.
         Raises:
             TrainingError: there are checkpoints, but none is whole.
         """
@@ -64,7 +68,7 @@ class RunDirectory:
                 complaints.append(str(e))
                 broken.append(path)
                 continue
-            for bad in broken:
+            for bad in broken if mend else ():
                 aside = bad.with_name(f"corrupt-{bad.name}")
                 shutil.rmtree(aside, ignore_errors=True)
                 bad.rename(aside)
@@ -98,7 +102,7 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Remove everything that a run wrote here, and nothing else."""
-        for name in ("checkpoints", "samples"):
+        for name in ("checkpoints", "samples", "tensorboard"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for file in (self._log, self.evaluation):
             file.unlink(missing_ok=True)

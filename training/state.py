@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmf_deploy import __version__, checkpoint
 from mmf_deploy.errors import ConfigError
-from mmf_deploy.spec import SampleSpec
 
 from .config import TrainConfig
-from .ema import EMA
+from .learner import Learner
+from .processes import Processes
+from .recovery import Recovery
 
 # what may differ between a run and its resumption without changing a single weight
-_COSMETIC = {"checkpoint_every", "sample_every", "keep"}
+_COSMETIC = {"checkpoint_every", "sample_every", "keep", "tensorboard"}
 
 
 @dataclass(frozen=True)
@@ -27,25 +28,23 @@ class RunState:
     every random number of step k derives from (seed, k)."""
 
     config: TrainConfig
-    spec: SampleSpec
-    net: nn.Module
-    emas: list[EMA]
-    optimizer: torch.optim.Optimizer
+    learner: Learner
     record: dict[str, Any]
 
-    def save(self, directory: Path, step: int) -> Path:
+    def save(self, directory: Path, step: int, recovery: Recovery) -> Path:
         """Write a checkpoint after ``step`` steps; returns its directory."""
+        learner = self.learner
         optimizer = {
             f"{index}.{key}": value
-            for index, state in self.optimizer.state_dict()["state"].items()
+            for index, state in learner.optimizer.state_dict()["state"].items()
             for key, value in state.items()
         }
-        weights = {"model": self.net.state_dict(), "optimizer": optimizer}
-        weights |= {ema.name: ema.state_dict() for ema in self.emas}
+        weights = {"model": learner.net.state_dict(), "optimizer": optimizer}
+        weights |= {ema.name: ema.state_dict() for ema in learner.emas}
         return checkpoint.write(
             directory,
             step=step,
-            spec=self.spec,
+            spec=learner.spec,
             network=self.config.network.model_dump(mode="json"),
             weights={
                 file: {name: value.detach().cpu().numpy() for name, value in tensors.items()}
@@ -55,6 +54,7 @@ class RunState:
             meta={
                 "name": self.config.name,
                 **self.record,
+                "recovery": recovery.record(),
                 "seed": self.config.seed,
                 "versions": versions(),
             },
@@ -62,20 +62,29 @@ class RunState:
 
     def load(self, found: checkpoint.Checkpoint) -> None:
         """Continue from a checkpoint that ``save`` wrote."""
-        self.net.load_state_dict(_tensors(found, "model"))
-        for ema in self.emas:
+        self.learner.net.load_state_dict(_tensors(found, "model"))
+        for ema in self.learner.emas:
             ema.load_state_dict(_tensors(found, ema.name))
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _tensors(found, "optimizer").items():
             index, _, key = name.partition(".")
             state.setdefault(int(index), {})[key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for index, parameter in enumerate(self.learner.net.parameters()):
+            for key, value in state.get(index, {}).items():
+                if value.shape == parameter.shape:  # in the memory format of its parameter
+                    state[index][key] = torch.empty_like(parameter).copy_(value)
+        groups = self.learner.optimizer.state_dict()["param_groups"]
+        self.learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def setting(device: torch.device, threads: int) -> dict[str, Any]:
+def setting(processes: Processes, threads: int) -> dict[str, Any]:
     """What, beside the configuration, decides the bits of a run."""
-    return {"device": device.type, "threads": threads, "torch": torch.__version__}
+    return {
+        "device": processes.device.type,
+        "processes": processes.count,
+        "threads": threads,
+        "torch": torch.__version__,
+    }
 
 
 def changed_setting(found: checkpoint.Checkpoint, now: dict[str, Any]) -> list[str]:

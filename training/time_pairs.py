@@ -25,6 +25,11 @@ class TimePairs(NamedTuple):
     t: Tensor
     gaps: int
 
+    def part(self, index: int, count: int) -> TimePairs:
+        """Every ``count``-th sample from ``index`` on; those with r ≠ t still come first."""
+        gaps = len(range(index, self.gaps, count))
+        return TimePairs(self.r[index::count], self.t[index::count], gaps)
+
 
 class TimePairsConfig(BaseModel):
     """``objective.time_pairs`` of a recipe.

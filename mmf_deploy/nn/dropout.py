@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import torch
@@ -40,18 +39,22 @@ class SharedMasks:
         return self._drawn[id(layer)][self.rows]
 
 
-_current: ContextVar[SharedMasks | None] = ContextVar("shared_masks", default=None)
+# a plain list, not a context variable: torch.compile follows this one through a whole step
+_active: list[SharedMasks] = []
 
 
 @contextmanager
 def shared_masks(samples: int) -> Iterator[SharedMasks]:
-    """Within, every ``Dropout`` gives each of ``samples`` samples one mask for all passes."""
+    """Within, every ``Dropout`` gives each of ``samples`` samples one mask for all passes.
+
+    For one step at a time: not for two threads of one process.
+    """
     masks = SharedMasks(samples)
-    token = _current.set(masks)
+    _active.append(masks)
     try:
         yield masks
     finally:
-        _current.reset(token)
+        _active.pop()
 
 
 class Dropout(nn.Module):
@@ -64,5 +67,6 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
-        masks = _current.get()
-        return F.dropout(x, self.p) if masks is None else x * masks.mask(self, x).to(x.dtype)
+        if not _active:
+            return F.dropout(x, self.p)
+        return x * _active[-1].mask(self, x).to(x.dtype)

@@ -1,20 +1,68 @@
 """Recipes and what the command line sets on top."""
 
 import pytest
+import torch
 import yaml
 from mmf_deploy.training.config import load_config
-from mmf_deploy.training.objective import OBJECTIVES, Objective
+from mmf_deploy.training.objective_config import OBJECTIVES, Objective
 from mmf_deploy.training.recipe_files import recipe_names
 
 from mmf_deploy.errors import ConfigError
 from mmf_deploy.nn.build import build_network
+from mmf_deploy.spec import SampleSpec
+
+# what the data of a recipe would be, where it is not at hand
+ABSENT = {
+    "cifar10": SampleSpec(shape=(3, 32, 32), classes=10),
+    "cifar10-paper": SampleSpec(shape=(3, 32, 32), classes=10),
+    "cifar10-small": SampleSpec(shape=(3, 32, 32), classes=10),
+    "folder": SampleSpec(shape=(3, 32, 32)),
+    "imagenet64": SampleSpec(shape=(3, 64, 64), classes=1000),
+}
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_is_valid_and_its_network_builds(name):
     config = load_config(name)
-    spec = config.load_data().spec
-    assert sum(p.numel() for p in build_network(spec, config.network.model_dump()).parameters())
+    spec = config.fit(ABSENT[name] if name in ABSENT else config.load_data().spec)
+    with torch.device("meta"):
+        network = build_network(spec, config.network.model_dump())
+    assert sum(p.numel() for p in network.parameters())
+    assert spec.guided == (config.objective.guidance.mode == "input")
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_a_recipe_without_its_data_says_what_is_missing(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    set_ = [] if name in ("folder", "imagenet64") else ["data.download=never"]
+    with pytest.raises(ConfigError, match=r"images|imagenet/train|CIFAR10|cifar-10"):
+        load_config(name, set_).load_data()
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["augment={probability: 0.1}"], "set network.augment_dim=6 (now 0)"),
+        (["objective.tangent=ema", "loop.ema=[]"], "needs an average; set loop.ema"),
+        (["augment={probabilty: 0.1}"], "did you mean 'augment.probability'?"),
+        (["loop.recovery.max_skiped=3"], "did you mean 'loop.recovery.max_skipped'?"),
+        (["objective.guidance.mode=fixd"], "objective.guidance.mode = 'fixd'"),
+        (["loop.precision=fp64"], "loop.precision = 'fp64'"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_named(sets, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config("digits", sets)
+    assert message in str(caught.value)
+
+
+def test_a_recipe_of_another_task_is_refused_by_its_network():
+    config = load_config("ring2d", ["data={source: digits}"])
+    with pytest.raises(ConfigError, match="does not fit samples of shape"):
+        build_network(config.load_data().spec, config.network.model_dump())
+    config = load_config("digits", ["data={source: ring2d}", "evaluate=null"])
+    with pytest.raises(ConfigError, match="does not fit samples of shape"):
+        build_network(config.load_data().spec, config.network.model_dump())
 
 
 def test_set_overrides_nested_keys_with_yaml_values():

@@ -1,7 +1,7 @@
 """The objective against exact solutions.
 
-Gaussian data N(0, s²) has a closed-form average velocity, so nothing here is compared
-with a stored blob: σ_t² = (1 − t)² s² + t², u*(x, r, t) = x (1 − σ_r/σ_t)/(t − r).
+Gaussian data N(0, s²) has a closed-form average velocity (training/exact.py), so nothing
+here is compared with a stored blob.
 """
 
 import math
@@ -9,14 +9,14 @@ import math
 import pytest
 import torch
 from mmf_deploy.training.derivative import DERIVATIVES, finite_difference, jvp
+from mmf_deploy.training.exact import GaussianField
 from mmf_deploy.training.objective import (
-    OBJECTIVES,
     TANGENTS,
     TARGETS,
-    Objective,
     modular_meanflow,
     stop_gradient,
 )
+from mmf_deploy.training.objective_config import OBJECTIVES, Objective
 from mmf_deploy.training.paths import PATHS
 from mmf_deploy.training.time_pairs import TimePairs, TimePairsConfig, draw
 from torch import nn
@@ -28,22 +28,9 @@ from mmf_deploy.nn.mlp import MLP
 from mmf_deploy.nn.unet import UNet
 from mmf_deploy.spec import SampleSpec
 
-S = 0.5  # std of the data
+exact_u = GaussianField()
+S = exact_u.s
 UNWEIGHTED = {"power": 0.0}
-
-
-def sigma(t):
-    return ((1 - t) ** 2 * S**2 + t**2).sqrt()
-
-
-def exact_u(x, r, t, rows=None):
-    """u* of Gaussian data; its limit, the velocity v*, where r = t. Works in any dtype."""
-    shape = (-1, *[1] * (x.ndim - 1))
-    gap = t - r
-    rate = (t - (1 - t) * S**2) / sigma(t) ** 2  # v* = x σ'/σ
-    safe = torch.where(gap.abs() < 1e-9, torch.ones_like(gap), gap)
-    mean = (1 - sigma(r) / sigma(t)) / safe
-    return x * torch.where(gap.abs() < 1e-9, rate, mean).view(shape)
 
 
 def random_mlp(dtype=torch.float32, classes=0):
@@ -278,8 +265,7 @@ class LinearInTime(nn.Module):
         return total
 
     def forward(self, x, r, t):
-        velocity = (t - (1 - t) * S**2) / sigma(t) ** 2
-        return x * torch.where(r == t, velocity, self.c(t))[:, None]
+        return x * torch.where(r == t, exact_u.rate(t), self.c(t))[:, None]
 
 
 def stationary_one_step_std(tangent, lam):
@@ -340,7 +326,7 @@ def test_velocity_is_the_derivative_of_the_path(path):
 
 def test_displacement_target_is_the_printed_one():
     x0, x1, (r, t, _) = batch(gaps=64)
-    found = TARGETS["displacement"]("linear", x0, x1, r, t)
+    found = TARGETS["displacement"](PATHS["linear"], x0, x1, r, t)
     torch.testing.assert_close(found, (x1 - x0) / (t - r)[:, None])
 
 

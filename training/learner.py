@@ -1,0 +1,203 @@
+"""Network, averages and optimiser of a run, and one step of them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mmf_deploy.nn.build import build_network
+from mmf_deploy.spec import SampleSpec
+
+from .config import TrainConfig
+from .data.base import Source
+from .draws import draw_step
+from .ema import EMA
+from .gradient_check import choose_derivative, compile_step
+from .init_from import initialise
+from .objective import Net, Number
+from .order import batch_indices, derive
+from .processes import Processes
+from .schedules import learning_rate
+from .training_step import Inputs, TrainingStep, prepare
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What a step computed before the weights move.
+
+    Attributes:
+        loss: weighted mean loss of this process' samples.
+        norm: Euclidean norm of the gradient over all processes, before clipping.
+        squared_error, t: unweighted loss and time of this process' samples, [B].
+    """
+
+    loss: float
+    norm: float
+    squared_error: Tensor
+    t: Tensor
+
+    @property
+    def finite(self) -> bool:
+        """Whether the step may be taken; the same in every process, for the norm is."""
+        return math.isfinite(self.norm)
+
+
+class Learner:
+    """Everything of a run that computes.
+
+    Args:
+        config: the recipe.
+        source: its data.
+        processes: this process among the others.
+    """
+
+    def __init__(self, config: TrainConfig, source: Source, processes: Processes) -> None:
+        self.config, self.source, self.processes = config, source, processes
+        self.notes: list[str] = []
+        self.compiled = False
+        self.spec = config.fit(source.spec)
+        _set_precision(config.loop.precision)
+        torch.manual_seed(derive(config.seed, "init"))
+        network = build_network(self.spec, config.network.model_dump())
+        if config.init_from:
+            self.notes.append(initialise(network, config.init_from))
+        self.net: nn.Module = network.to(processes.device, memory_format=_layout(self.spec))
+        self.emas = [EMA(self.net, decay) for decay in config.loop.ema]
+        family = torch.optim.AdamW if config.optimizer.weight_decay else torch.optim.Adam
+        self.optimizer = family(
+            self.net.parameters(),
+            lr=config.optimizer.lr,
+            betas=(config.optimizer.beta1, config.optimizer.beta2),
+            weight_decay=config.optimizer.weight_decay,
+            fused=True,
+        )
+
+    def assemble(self, derivative: str | None) -> str:
+        """Put the step together, once the weights are those it starts with.
+
+        Args:
+            derivative: what the run has used so far; None chooses.
+        Returns:
+            the derivative that is used.
+        """
+        objective = self.config.objective
+        if objective.derivative == "auto":
+            if derivative is None:
+                derivative, why = choose_derivative(self.net, self.spec, objective)
+                self.notes.append(f"derivative: {derivative} ({why})")
+            objective = objective.model_copy(update={"derivative": derivative})
+        step = TrainingStep(
+            self.net, objective, self._averaged(), bf16=self.config.loop.precision == "bf16"
+        )
+        if self.config.loop.compile:
+            part = self.processes.count * self.config.loop.accumulate
+            self.compiled, note = compile_step(step, self._inputs(0, 0, 0, part))
+            self.notes.append(note)
+        self.step = self.processes.wrap(step)
+        self.parameters = list(self.net.parameters())
+        return objective.derivative
+
+    def _averaged(self) -> Net | None:
+        if self.config.objective.tangent != "ema":
+            return None
+        slowest = max(self.emas, key=lambda e: e.decay)
+        return functools.partial(_call_with, self.net, slowest)
+
+    def gradients(self, step: int, attempt: int) -> Gradients:
+        """Compute the gradient of a step over all its parts and processes.
+
+        Args:
+            step: 0, 1, …
+            attempt: how often the run went back before; other random numbers each time.
+        """
+        loop, rank = self.config.loop, self.processes.rank
+        count = self.processes.count * loop.accumulate
+        lam, levels = self._schedule(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, errors, times = [], [], []
+        for k in range(loop.accumulate):
+            inputs = self._inputs(step, attempt, rank * loop.accumulate + k, count)
+            last = k == loop.accumulate - 1
+            with nullcontext() if last else self.processes.without_sync(self.step):
+                loss, error = self.step(inputs, lam, levels)
+                (loss / loop.accumulate).backward()
+            losses.append(loss.detach())
+            errors.append(error)
+            times.append(inputs.times.t)
+        limit = self.config.optimizer.clip_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        # one wait for the device, not two
+        loss, norm = torch.stack([torch.stack(losses).mean(), norm]).tolist()
+        return Gradients(loss, norm, torch.cat(errors), torch.cat(times))
+
+    def _schedule(self, step: int) -> tuple[Number, Number]:
+        """λ and the time levels; as tensors where they change and a number would recompile."""
+        objective, device = self.config.objective, self.processes.device
+        lam: Number = objective.lam_at(step)
+        levels: Number = objective.levels_at(step)
+        if self.compiled and objective.lam == "curriculum":
+            lam = torch.tensor(lam, device=device)
+        if self.compiled and levels:
+            levels = torch.tensor(float(levels), device=device)
+        return lam, levels
+
+    def _inputs(self, step: int, attempt: int, part: int, count: int) -> Inputs:
+        config, seed = self.config, self.config.seed
+        every = batch_indices(seed, step, config.loop.batch_size, len(self.source))
+        batch = self.source.batch(every[part::count])
+        following = batch_indices(seed, step + 1, config.loop.batch_size, len(self.source))
+        self.source.prefetch(following[part::count])
+        what = ("step", step, "attempt", attempt) if attempt else ("step", step)
+        torch.manual_seed(derive(seed, *what))
+        shape = (config.loop.batch_size, *self.spec.shape)
+        device = self.processes.device
+        draws = draw_step(config.objective, config.augment, shape, step, device)
+        torch.manual_seed(derive(seed, *what, "part", part))  # dropout's own
+        inputs = prepare(
+            batch, draws.part(part, count), self.spec.classes, self.spec.guided, device
+        )
+        return inputs.laid_out(_layout(self.spec))
+
+    def update(self, step: int, lr_scale: float) -> float:
+        """Move weights and averages; returns the learning rate."""
+        config = self.config
+        lr = lr_scale * learning_rate(
+            step,
+            peak=config.optimizer.lr,
+            steps=config.loop.steps,
+            warmup_steps=config.optimizer.warmup_steps,
+            decay=config.optimizer.decay,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        for ema in self.emas:
+            ema.update(step)
+        return lr
+
+    def finite(self) -> bool:
+        """Whether every weight is a finite number."""
+        return all(bool(torch.isfinite(p).all()) for p in self.parameters)
+
+
+def _call_with(net: nn.Module, average: EMA, *args: Tensor, **condition: Tensor) -> Tensor:
+    found: Tensor = functional_call(net, average.state_dict(), args, condition)
+    return found
+
+
+def _layout(spec: SampleSpec) -> torch.memory_format:
+    """Channels last: a step is a tenth faster on a CPU, and tensor cores want it on a GPU."""
+    return torch.channels_last if spec.is_image else torch.contiguous_format
+
+
+def _set_precision(precision: str) -> None:
+    """Factors of products on GPUs: rounded to TF32 or not. Without effect on a CPU."""
+    tf32 = precision != "fp32"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
