@@ -4,12 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := train,export,serve,cpu,bench
 
-.PHONY: quickstart test lint format bench-cifar10 results digits-bundle clean help
+.PHONY: quickstart test lint format bench-cifar10 bench-step objectives results digits-bundle \
+	clean help
 
 help:
 	@echo "make quickstart     train, export, benchmark and serve digits (minutes on two cores)"
 	@echo "make test           lint, types and the default test suite"
 	@echo "make bench-cifar10  latency of the 55.9M CIFAR-10 network against PyTorch eager"
+	@echo "make bench-step     what an optimiser step costs against flow matching (10 minutes)"
+	@echo "make objectives     train digits with every objective, three seeds each (40 minutes)"
 	@echo "make results         measure anew what the README shows"
 	@echo "make digits-bundle  train the embedded bundle anew"
 
@@ -37,6 +40,13 @@ bench-cifar10: $(VENV)/.installed
 	$(BIN)/mmf export runs/cifar10-random --out bundles/cifar10-random --force
 	$(BIN)/mmf bench bundles/cifar10-random --baseline runs/cifar10-random \
 		--batches 1 --threads $$(nproc) --seconds 60 --out runs/cifar10-random/bench
+
+bench-step: $(VENV)/.installed
+	$(BIN)/mmf bench-step --seconds 600 --device cpu --out runs/bench-step
+	cp runs/bench-step/bench-step.json benchmarks/results/bench-step-cpu.json
+
+objectives: $(VENV)/.installed
+	$(BIN)/python benchmarks/objectives.py
 
 # measure anew what the README shows
 results: bench-cifar10

@@ -1,4 +1,4 @@
-"""Write the tables of README.md from the committed result files; tests check that they agree.
+"""Write the tables of the pages from the committed result files; tests check that they agree.
 
 python benchmarks/render.py
 """
@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def quickstart() -> str:
+def quickstart(found: dict[str, Any]) -> str:
     """What `make quickstart` ended with."""
-    found = json.loads((RESULTS / "quickstart-cpu.json").read_text())
     quality, machine = found["quality"], found["machine"]
     rows = [
         ("samples that show the class asked for", f"{quality['class_accuracy']:.1%}"),
@@ -49,9 +53,8 @@ def quickstart() -> str:
     return f"{where}\n\n| | |\n|---|---|\n{body}"
 
 
-def speed() -> str:
+def speed(found: dict[str, Any]) -> str:
     """Latency of the CIFAR-10 network."""
-    found = json.loads((RESULTS / "cifar10-random-cpu" / "bench.json").read_text())
     machine = found["machine"]
     lines = [
         f"The 55.9M network of the public CIFAR-10 MeanFlow model, random weights, "
@@ -74,19 +77,127 @@ def speed() -> str:
     return "\n".join(lines)
 
 
-SECTIONS = {"quickstart": quickstart, "speed": speed}
+def objectives(found: dict[str, Any]) -> str:
+    """What each objective learns from digits with the same number of steps."""
+    machine, groups = found["machine"], defaultdict(list)
+    for row in found["rows"]:
+        groups[row["objective"], row["derivative"]].append(row)
+    floor = [row["frechet_real"] for row in found["rows"] if row["status"] == "finished"]
+    steps = {row["step"] for row in found["rows"] if row["status"] == "finished"}
+    lines = [
+        f"Digits, {' or '.join(map(str, sorted(steps)))} steps each, one thread each on "
+        f"{machine['cores']} cores ({machine['cpu']}), mean ± standard deviation over seeds, by\n"
+        f"`{found['command']}` ([results](../benchmarks/results/objectives-digits-cpu.json)). The "
+        f"floor, two\nhalves of the real data, is {mean(floor):.2f}.\n",
+        "| objective | Fréchet distance | class accuracy | seconds a run |",
+        "|---|---|---|---|",
+    ]
+    for (objective, derivative), runs in groups.items():
+        name = f"`{objective}`" + ("" if derivative == "auto" else f" with `{derivative}`")
+        good = [row for row in runs if row["status"] == "finished"]
+        failed = (
+            [] if len(good) == len(runs) else [f"{len(runs) - len(good)} of {len(runs)} failed"]
+        )
+        cells = [
+            ", ".join([*([_spread([row[key] for row in good], form)] if good else []), *extra])
+            for key, form, extra in (
+                ("frechet", "{:.2f}", failed),
+                ("class_accuracy", "{:.1%}", []),
+            )
+        ]
+        seconds = [row["seconds"] for row in good if row["seconds"] is not None]
+        cells.append(f"{mean(seconds):.0f}" if seconds else "")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
-def render(text: str) -> str:
-    """README.md with every section between its markers written anew."""
-    for name, section in SECTIONS.items():
+def _spread(values: list[float], form: str) -> str:
+    middle = form.format(mean(values))
+    return middle if len(values) < 2 else f"{middle} ± {form.format(stdev(values))}"
+
+
+def bench_step(found: dict[str, Any]) -> str:
+    """What an optimiser step costs."""
+    machine, config = found["machine"], found["config"]
+    lines = [
+        f"One optimiser step of the {config['parameters'] / 1e6:.1f}M network of "
+        f"`{config['recipe']}`, batch {config['batch']}, {config['threads']} threads "
+        f"({machine['cpu']}),\nmedian over {found['rounds']} rounds in which all take turns, by "
+        f"`{found['command']}`\n([results](../benchmarks/results/bench-step-cpu.json)):\n",
+        "| step | share r ≠ t | λ | derivative | time | × flow matching | × faster than naive |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        share, speedup = row["gap_fraction"], row["naive_speedup"]
+        cells = [
+            row["objective"],
+            "" if share is None else f"{share:.0%}",
+            f"{row['lam']:g}" if row["derivative"] else "",
+            f"`{row['derivative']}`" if row["derivative"] else "",
+            f"{row['median_ms']:.0f} ms",
+            f"{row['ratio']:.2f}",
+            "" if speedup is None else f"{speedup:.2f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table between two markers of a page.
+
+    Attributes:
+        page: relative to the repository.
+        result: file in ``benchmarks/results``.
+        table: writes the section from the content of that file.
+    """
+
+    page: str
+    result: str
+    table: Callable[[dict[str, Any]], str]
+
+
+SECTIONS = {
+    "quickstart": Section("README.md", "quickstart-cpu.json", quickstart),
+    "speed": Section("README.md", "cifar10-random-cpu/bench.json", speed),
+    "objectives": Section("docs/objective.md", "objectives-digits-cpu.json", objectives),
+    "bench-step": Section("docs/objective.md", "bench-step-cpu.json", bench_step),
+}
+PAGES = tuple(dict.fromkeys(section.page for section in SECTIONS.values()))
+
+
+def render(page: str, text: str) -> str:
+    """The text of a page with every section between its markers written anew.
+
+    A section that was never measured may be absent; then its markers must be, too.
+    """
+    for name in sorted({*re.findall(r"<!-- (?:begin|end) (\S+) -->", text)} - _of(page)):
+        raise SystemExit(f"{page}: there is no section {name!r} for this page")
+    for name in _of(page):
+        section = SECTIONS[name]
+        result = RESULTS / section.result
         pattern = re.compile(f"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
-        text, count = pattern.subn(lambda m, s=section: f"{m[1]}{s()}\n{m[2]}", text)
-        if count != 1:
-            raise SystemExit(f"README.md: expected the markers of {name!r} once, found {count}")
+        markers = len(re.findall(f"<!-- (?:begin|end) {name} -->", text))
+        if not markers and not result.exists():
+            continue
+        if not result.exists():
+            raise SystemExit(
+                f"{page}: {name!r} needs benchmarks/results/{section.result}, which is not there"
+            )
+        if markers != 2 or not pattern.search(text):
+            raise SystemExit(
+                f"{page}: expected '<!-- begin {name} -->' and '<!-- end {name} -->' once each"
+            )
+        written = section.table(json.loads(result.read_text()))
+        text = pattern.sub(lambda m, written=written: f"{m[1]}{written}\n{m[2]}", text)
     return text
 
 
+def _of(page: str) -> set[str]:
+    return {name for name, section in SECTIONS.items() if section.page == page}
+
+
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(render(readme.read_text()))
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(render(page, path.read_text()))

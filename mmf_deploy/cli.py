@@ -24,6 +24,7 @@ COMMANDS = {
     "export": ("mmf_deploy.export.cli", "Freeze a checkpoint into a verified bundle."),
     "serve": ("mmf_deploy.serve.cli", "Serve a bundle over HTTP."),
     "bench": ("mmf_deploy.serve.bench_cli", "Measure latency per image against PyTorch."),
+    "bench-step": ("mmf_deploy.training.bench_step_cli", "Measure what a training step costs."),
     "sample": ("mmf_deploy.sample_cli", "Generate images from a bundle or a checkpoint."),
     "inspect": ("mmf_deploy.inspect_cli", "Show what a bundle or a checkpoint holds."),
 }

@@ -107,7 +107,8 @@ def test_no_module_bears_the_name_of_a_package_it_uses():
 
 def test_command_modules_import_nothing_heavy():
     heavy = {"torch", "onnx", "onnxruntime", "fastapi", "uvicorn", "matplotlib", "sklearn"}
-    for path in [*(ROOT / s / "cli.py" for s in STAGES), ROOT / "serve" / "bench_cli.py"]:
+    others = [ROOT / "serve" / "bench_cli.py", ROOT / "training" / "bench_step_cli.py"]
+    for path in [*(ROOT / s / "cli.py" for s in STAGES), *others]:
         assert not heavy & {name.split(".")[0] for name in top_level_imports(path)}, path
 
 
