@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmf_deploy.training.config import load_config
 from mmf_deploy.training.objective_config import OBJECTIVES
+from mmf_deploy.training.read_recipe import load_config
 from mmf_deploy.training.state import versions
 
 from mmf_deploy import checkpoint, files, machine
@@ -32,7 +32,10 @@ from mmf_deploy.errors import CheckpointError, ConfigError, MMFError, TrainingEr
 from mmf_deploy.progress import TaskProgress, duration
 
 RESULT = Path(__file__).parent / "results" / "objectives-digits-cpu.json"
-COMPARED = ("mmf", "mmf-lambda0", "mmf-lambda1", "meanflow", "meanflow-full", "consistency")
+COMPARED = (
+    "mmf", "mmf-lambda0", "mmf-lambda1", "meanflow", "meanflow-full", "consistency",
+    "paper-literal",
+)  # fmt: skip
 POLL_S = 2.0
 STOPPED = 130  # exit code of a run that saved and stopped
 
@@ -61,7 +64,9 @@ class Run:
     @property
     def sets(self) -> list[str]:
         """What it sets on top of the recipe."""
-        sets = [f"objective.name={self.objective}", f"seed={self.seed}"]
+        # objectives are compared as they are: guidance improves the velocities of any of them
+        sets = [f"objective.name={self.objective}", f"seed={self.seed}",
+                "objective.guidance={mode: off}", "loop.tensorboard=false"]  # fmt: skip
         if self.derivative != "auto":
             sets.append(f"objective.derivative={self.derivative}")
         if self.steps is not None:

@@ -64,7 +64,7 @@ def bench_step(
     from mmf_deploy.spec import SampleSpec
 
     from .bench_step import Plan, measure
-    from .config import load_config
+    from .read_recipe import load_config
     from .step_variants import variants
 
     if not 0 < seconds < math.inf:

@@ -53,12 +53,11 @@ def train(
     Several processes: torchrun --nproc-per-node 2 --no-python mmf-train RECIPE.
     """
     require("torch", "train")
-    from .config import load_config
-    from .init_from import existing
+    from .read_recipe import load_config
 
     sets = list(overrides or ())
     if init_from is not None:
-        sets.append(f"init_from={json.dumps(existing(init_from))}")
+        sets.append(f"init_from={json.dumps(str(init_from.resolve()))}")
     config = load_config(recipe, sets)
     if print_config:
         import yaml

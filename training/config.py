@@ -1,13 +1,11 @@
-"""The configuration of a run: a recipe, with what the command line sets on top."""
+"""The configuration of a run: what a recipe may say."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmf_deploy.errors import ConfigError, nearest
@@ -18,7 +16,6 @@ from .data import SOURCES
 from .data.augment import LABELS, AugmentConfig
 from .data.base import Source
 from .objective_config import Objective
-from .recipe_files import RECIPES, recipe_names
 from .recovery import RecoveryConfig
 
 
@@ -174,71 +171,12 @@ class TrainConfig(BaseModel):
         try:
             config = module.Config.model_validate(options)
         except ValidationError as e:
-            raise ConfigError(_explain(e, "data.", module.Config)) from None
+            raise ConfigError(explain(e, "data.", module.Config)) from None
         source: Source = module.load(config)
         return source
 
 
-def load_config(recipe: str, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a recipe and set ``key.path=value`` on top.
-
-    Args:
-        recipe: a name of ``recipe_names()`` or the path of a YAML file.
-        overrides: for example ``["loop.steps=500", "objective.lam=1"]``; values are YAML.
-    Raises:
-        ConfigError: no such recipe, an unknown key (with the nearest valid one), a wrong value.
-    """
-    content = _read(recipe)
-    for override in overrides:
-        _set(content, override)
-    try:
-        return TrainConfig.model_validate(content)
-    except ValidationError as e:
-        raise ConfigError(_explain(e, "", TrainConfig)) from None
-
-
-def _read(recipe: str) -> dict[str, Any]:
-    path = Path(recipe)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such recipe file")
-        try:
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError) as e:
-            raise ConfigError(f"{path}: not a readable text file ({e})") from None
-    elif recipe in recipe_names():
-        text = (RECIPES / f"{recipe}.yaml").read_text()
-    else:
-        names = recipe_names()
-        raise ConfigError(
-            f"no recipe {recipe!r}{nearest(recipe, names)}; there are {', '.join(names)}, "
-            "or give the path of a .yaml file"
-        )
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        raise ConfigError(f"{recipe}: not valid YAML: {' '.join(str(e).split())}") from e
-    if not isinstance(content, dict):
-        raise ConfigError(f"{recipe}: expected keys such as data, network, objective, loop")
-    return content
-
-
-def _set(content: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise ConfigError(f"--set {override!r}: expected key.path=value, e.g. objective.lam=1")
-    *parents, last = path.split(".")
-    for key in parents:
-        content = content.setdefault(key, {})
-        if not isinstance(content, dict):
-            raise ConfigError(f"--set {override!r}: {key!r} is a value, not a section")
-    try:
-        content[last] = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from e
-
-
-def _explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> str:
+def explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> str:
     """The first error of a pydantic validation as one line in the words of the recipe."""
     first = error.errors()[0]
     # a union's branch (unet, mlp) is part of pydantic's path, not of the recipe's

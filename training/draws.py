@@ -1,7 +1,8 @@
 """Everything random in one step, drawn for the whole batch at once.
 
 Every process and every part of an accumulated batch draws all of it and takes its own
-rows, so how a batch is split changes nothing but the order of a sum.
+rows, so how a batch is split changes nothing but the order of a sum. Dropout is the
+exception: each part draws its own masks.
 """
 
 from __future__ import annotations

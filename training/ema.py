@@ -25,6 +25,12 @@ class EMA:
         return f"ema-{self.decay:g}"
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """Begin at the weights as they are now."""
+        for mean, live in zip(self._mean, self._live, strict=True):
+            mean.copy_(live)
+
+    @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after optimiser step ``step`` (0, 1, …)."""
         decay = min(self.decay, (1 + step) / (10 + step))

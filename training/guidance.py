@@ -46,9 +46,12 @@ class GuidanceConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _dropout_of_the_mode(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("mode", "off") != "off":
-            return {"label_dropout": LABEL_DROPOUT, **given}
-        return given
+        if not isinstance(given, dict):
+            return given
+        if given.get("mode") is False:  # what YAML makes of a bare off
+            given = {**given, "mode": "off"}
+        guided = given.get("mode", "off") != "off"
+        return {"label_dropout": LABEL_DROPOUT, **given} if guided else given
 
     @model_validator(mode="after")
     def _sound(self) -> Self:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mmf_deploy import checkpoint
-from mmf_deploy.errors import CheckpointError, ConfigError
+from mmf_deploy.errors import CheckpointError
 
 NEW_INPUTS = ("map_label.", "map_guidance.", "map_augment.")
 """What depends on the conditioning alone, and may be new in the run that starts."""
@@ -42,14 +42,3 @@ def initialise(net: nn.Module, source: str) -> str:
             value.copy_(torch.zeros_like(value) if name in fresh else given[name])
     new = f", new and zero: {', '.join(fresh)}" if fresh else ""
     return f"weights of {found.path}, {found.default_weights()}{new}"
-
-
-def existing(source: Path) -> str:
-    """The absolute path of a checkpoint or run, so that the record holds anywhere.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    if not source.exists():
-        raise ConfigError(f"--init-from {source}: no such checkpoint or run")
-    return str(source.resolve())

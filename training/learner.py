@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from mmf_deploy.errors import TrainingError
 from mmf_deploy.nn.build import build_network
 from mmf_deploy.spec import SampleSpec
 
-from .config import TrainConfig
+from .config import LoopConfig, TrainConfig
 from .data.base import Source
 from .draws import draw_step
 from .ema import EMA
@@ -25,6 +26,9 @@ from .order import batch_indices, derive
 from .processes import Processes
 from .schedules import learning_rate
 from .training_step import Inputs, TrainingStep, prepare
+
+LARGEST_NORM = 1e15
+"""Beyond, the squares that Adam keeps overflow, and a weight would never move again."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Gradients:
     @property
     def finite(self) -> bool:
         """Whether the step may be taken; the same in every process, for the norm is."""
-        return math.isfinite(self.norm)
+        return self.norm < LARGEST_NORM  # not a number is not
 
 
 class Learner:
@@ -65,9 +69,7 @@ class Learner:
         _set_precision(config.loop.precision)
         torch.manual_seed(derive(config.seed, "init"))
         network = build_network(self.spec, config.network.model_dump())
-        if config.init_from:
-            self.notes.append(initialise(network, config.init_from))
-        self.net: nn.Module = network.to(processes.device, memory_format=_layout(self.spec))
+        self.net: nn.Module = network.to(processes.device).to(memory_format=_layout(self.spec))
         self.emas = [EMA(self.net, decay) for decay in config.loop.ema]
         family = torch.optim.AdamW if config.optimizer.weight_decay else torch.optim.Adam
         self.optimizer = family(
@@ -77,6 +79,16 @@ class Learner:
             weight_decay=config.optimizer.weight_decay,
             fused=True,
         )
+
+    def start_from(self, source: str) -> None:
+        """Begin with the weights of another run, instead of random ones.
+
+        Raises:
+            CheckpointError: it is not a checkpoint, or its network is another one.
+        """
+        self.notes.append(initialise(self.net, source))
+        for ema in self.emas:
+            ema.restart()
 
     def assemble(self, derivative: str | None) -> str:
         """Put the step together, once the weights are those it starts with.
@@ -90,14 +102,19 @@ class Learner:
         if objective.derivative == "auto":
             if derivative is None:
                 derivative, why = choose_derivative(self.net, self.spec, objective)
-                self.notes.append(f"derivative: {derivative} ({why})")
+                if self.processes.any(derivative == "jvp"):
+                    derivative = "jvp"  # in all of them, if it has to be in one
+                if objective.differentiates:
+                    self.notes.append(f"derivative: {derivative} ({why})")
             objective = objective.model_copy(update={"derivative": derivative})
         step = TrainingStep(
             self.net, objective, self._averaged(), bf16=self.config.loop.precision == "bf16"
         )
         if self.config.loop.compile:
-            part = self.processes.count * self.config.loop.accumulate
-            self.compiled, note = compile_step(step, self._inputs(0, 0, 0, part))
+            parts = self.processes.count * self.config.loop.accumulate
+            inputs = self._inputs(0, 0, 0, parts)
+            done, note = compile_step(step, inputs, *self._schedule(objective.warmup_steps))
+            self.compiled = not self.processes.any(not done)
             self.notes.append(note)
         self.step = self.processes.wrap(step)
         self.parameters = list(self.net.parameters())
@@ -125,8 +142,11 @@ class Learner:
             inputs = self._inputs(step, attempt, rank * loop.accumulate + k, count)
             last = k == loop.accumulate - 1
             with nullcontext() if last else self.processes.without_sync(self.step):
-                loss, error = self.step(inputs, lam, levels)
-                (loss / loop.accumulate).backward()
+                try:
+                    loss, error = self.step(inputs, lam, levels)
+                    (loss / loop.accumulate).backward()
+                except torch.OutOfMemoryError as e:
+                    raise _out_of_memory(loop, e) from None
             losses.append(loss.detach())
             errors.append(error)
             times.append(inputs.times.t)
@@ -141,9 +161,9 @@ class Learner:
         objective, device = self.config.objective, self.processes.device
         lam: Number = objective.lam_at(step)
         levels: Number = objective.levels_at(step)
-        if self.compiled and objective.lam == "curriculum":
+        if self.config.loop.compile and objective.lam == "curriculum":
             lam = torch.tensor(lam, device=device)
-        if self.compiled and levels:
+        if self.config.loop.compile and levels:
             levels = torch.tensor(float(levels), device=device)
         return lam, levels
 
@@ -159,9 +179,8 @@ class Learner:
         device = self.processes.device
         draws = draw_step(config.objective, config.augment, shape, step, device)
         torch.manual_seed(derive(seed, *what, "part", part))  # dropout's own
-        inputs = prepare(
-            batch, draws.part(part, count), self.spec.classes, self.spec.guided, device
-        )
+        own = draws.part(part, count)
+        inputs = prepare(batch, own, self.spec, config.network, device)
         return inputs.laid_out(_layout(self.spec))
 
     def update(self, step: int, lr_scale: float) -> float:
@@ -182,13 +201,27 @@ class Learner:
         return lr
 
     def finite(self) -> bool:
-        """Whether every weight is a finite number."""
-        return all(bool(torch.isfinite(p).all()) for p in self.parameters)
+        """Whether every weight, average and number of the optimiser is finite."""
+        kept = [
+            *self.parameters,
+            *(mean for ema in self.emas for mean in ema.state_dict().values()),
+        ]
+        for state in self.optimizer.state.values():
+            kept += [value for value in state.values() if isinstance(value, Tensor)]
+        return all(bool(torch.isfinite(value).all()) for value in kept)
 
 
 def _call_with(net: nn.Module, average: EMA, *args: Tensor, **condition: Tensor) -> Tensor:
     found: Tensor = functional_call(net, average.state_dict(), args, condition)
     return found
+
+
+def _out_of_memory(loop: LoopConfig, error: Exception) -> TrainingError:
+    return TrainingError(
+        f"the device has no memory left for a batch of {loop.batch_size} in {loop.accumulate} "
+        f"parts ({' '.join(str(error).split())[:100]}); "
+        f"--set loop.accumulate={2 * loop.accumulate} needs half of it for the same gradient"
+    )
 
 
 def _layout(spec: SampleSpec) -> torch.memory_format:

@@ -14,16 +14,14 @@ import torch
 from mmf_deploy import checkpoint
 from mmf_deploy.errors import TrainingError
 from mmf_deploy.machine import available_cores
-from mmf_deploy.progress import TaskProgress
 
 from .config import TrainConfig
 from .learner import Gradients, Learner
-from .previews import draw_grid
 from .processes import open_processes, peers_may_vanish
 from .recovery import Recovery
 from .run_directory import RunDirectory
-from .state import RunState, changed_setting, refuse_another_config, setting
-from .telemetry import Telemetry, by_time
+from .state import RunState, changed_setting, moved, refuse_another_config, setting
+from .telemetry import Telemetry
 
 LOG_EVERY = 10
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -82,13 +80,21 @@ class Trainer:
             TrainingError: the loss stays not finite, the disk is full, another process
                 trains here, or one of several processes ended.
         """
-        # what is wrong with the recipe shows before anything is written or deleted
-        source = self.config.load_data()
         self.processes = open_processes(self.device)
         self.main = self.processes.rank == 0
+        with peers_may_vanish(self.processes):
+            result = self._run(fresh)
+            self.processes.close()
+        return result
+
+    def _run(self, fresh: bool) -> Result:
+        # what is wrong with the recipe shows before anything is written or deleted
         self.config.check_parts(self.processes.count)
+        source = self.processes.one_after_the_other(self.config.load_data)
         self.learner = Learner(self.config, source, self.processes)
-        with peers_may_vanish(self.processes), self._directory(fresh):
+        if self.config.init_from and (fresh or not checkpoint.find_all(self.directory.path)):
+            self.learner.start_from(self.config.init_from)
+        with self._directory(fresh):
             start = self._resume()
             for warning in self.config.objective.warnings:
                 self._say(f"warning: {warning}")
@@ -130,17 +136,9 @@ class Trainer:
 
     @contextmanager
     def _reports(self, start: int) -> Iterator[None]:
-        self._telemetry = None
-        self._progress = TaskProgress("steps", self.config.loop.steps, start)
-        if not self.main:
+        self._telemetry = Telemetry(self.config, self.directory, start) if self.main else None
+        with self._telemetry or nullcontext():
             yield
-            return
-        self._telemetry = Telemetry(self.directory, self.config.loop.tensorboard, start)
-        try:
-            with self._progress:
-                yield
-        finally:
-            self._telemetry.close()
 
     def _say(self, line: str) -> None:
         if self.main:
@@ -156,7 +154,7 @@ class Trainer:
         self.recovery = Recovery()
         if found is not None:
             refuse_another_config(self.config, found, self.directory.path)
-            for change in changed_setting(found, machine):
+            for change in changed_setting(found, machine) + moved(self.config, found):
                 self._say(f"warning: {change}; the run goes on, but not bit for bit as it would")
             self._load(found)
             if self.main:
@@ -181,6 +179,7 @@ class Trainer:
         return threads
 
     def _save(self, step: int) -> Path:
+        self.recovery.saved(self.config.loop.recovery)
         if self.main:
             self.state.save(self.directory.checkpoints, step, self.recovery)
             self.directory.prune(self.config.loop.keep)
@@ -197,20 +196,23 @@ class Trainer:
             done += 1
             last = done == loop.steps
             # in a row of skipped steps the weights are not known to be good
-            due = done % loop.checkpoint_every == 0 and not self.recovery.in_a_row
+            due = done // loop.checkpoint_every > saved // loop.checkpoint_every
+            due = due and not self.recovery.in_a_row
             if (due or last) and not self.learner.finite():
                 done = saved = self._roll_back(done)
                 continue
             if done % LOG_EVERY == 0 or last:
                 self._report(done, found)
-            if loop.sample_every and (done % loop.sample_every == 0 or last):
-                self._draw_samples(done)
+            if self._telemetry and loop.sample_every and (done % loop.sample_every == 0 or last):
+                self._telemetry.draw(done, self.learner)
             if due or last:
                 self._save(done)
                 saved = done
         if saved != done and not self.recovery.in_a_row and self.learner.finite():
             self._save(done)
             saved = done
+        # a launcher takes the first process that ends for the end of all: not before it is saved
+        self.processes.wait()
         newest = checkpoint.step_path(self.directory.checkpoints, saved)
         return Result(step=saved, finished=saved >= loop.steps, checkpoint=newest)
 
@@ -235,8 +237,8 @@ class Trainer:
             raise TrainingError(self.recovery.diagnosis(step, found, self.config))
         self.state.load(found)
         self.recovery.roll_back(found.step, self.config.loop.recovery)
-        if self.main:
-            self.directory.rewind_log(found.step)
+        if self._telemetry is not None:
+            self._telemetry.rewind(found.step)
         self._say(
             f"warning: loss or gradient not finite up to step {step}; back to step {found.step}, "
             f"learning rate × {self.recovery.lr_scale:g}"
@@ -246,26 +248,5 @@ class Trainer:
     def _report(self, done: int, found: Gradients) -> None:
         local = torch.tensor([found.loss, float(found.squared_error.mean())], dtype=torch.float64)
         loss, squared_error = self.processes.mean(local.to(self.processes.device)).tolist()
-        if self._telemetry is None:
-            return
-        lam = self.config.objective.lam_at(done - 1)
-        speed = self._progress.per_second(done) * self.config.loop.batch_size
-        skipped = f"  {self.recovery.skipped} skipped" if self.recovery.skipped else ""
-        status = f"loss {loss:.4f}  λ {lam:.2f}  {speed:,.0f} images/s{skipped}"
-        self._progress.show("training", done, status)
-        scalars = {
-            "loss": loss,
-            "squared_error": squared_error,
-            "lam": lam,
-            "gradient_norm": found.norm,
-            "lr": self._lr,
-            "skipped": self.recovery.skipped,
-            "images_per_s": round(speed, 1),
-        }
-        self._telemetry.record(done, scalars, by_time(found.squared_error, found.t))
-
-    def _draw_samples(self, done: int) -> None:
-        if self._telemetry is not None and self.learner.spec.is_image:
-            path = self.directory.path / "samples" / f"step-{done:08d}.png"
-            draw_grid(path, self.learner.net, self.learner.emas, self.learner.spec)
-            self._telemetry.grid(done, path)
+        if self._telemetry is not None:
+            self._telemetry.report(done, found, loss, squared_error, self._lr, self.recovery)

@@ -24,7 +24,11 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "mmf-lambda1": {"lam": 1.0},
     "meanflow": {"tangent": "conditional", "lam": 0.0},
     "meanflow-full": {"tangent": "conditional", "lam": 1.0},
-    "consistency": {"identity": "consistency", "lam": 0.0},
+    "consistency": {
+        "identity": "consistency",
+        "lam": 0.0,
+        "guidance": {"mode": "off"},
+    },
     "flow-matching": {"lam": 0.0, "time_pairs": {"gap_fraction": 0.0}},
     "paper-literal": {
         "path": "interval",
@@ -46,6 +50,11 @@ _COLLAPSE = (
 _INTERVAL = (
     "objective.path 'interval' makes another flow of every r: Eq. 6 and sampling in several "
     "steps do not hold"
+)
+
+_NOT_FLOW_MATCHING = (
+    "objective.name 'flow-matching' with objective.time_pairs.gap_fraction above 0 is not flow "
+    "matching: there r ≠ t"
 )
 
 
@@ -134,6 +143,8 @@ class Objective(BaseModel):
             found.append(_COLLAPSE)
         if self.path == "interval":
             found.append(_INTERVAL)
+        if self.name == "flow-matching" and self.time_pairs.gap_fraction > 0:
+            found.append(_NOT_FLOW_MATCHING)
         return tuple(found)
 
     @property

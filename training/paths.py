@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mmf_deploy.errors import ShapeError
+
 
 def per_sample(a: Tensor, like: Tensor) -> Tensor:
     """View [B] as [B, 1, …] so that it multiplies ``like`` [B, …]."""
@@ -63,9 +65,13 @@ class TrajectoryPath:
 
     Args:
         states: float32 [B, T, …], from x0 (t = 0) to x1 (t = 1), T >= 3.
+    Raises:
+        ShapeError: fewer points.
     """
 
     def __init__(self, states: Tensor) -> None:
+        if states.shape[1] < 3:
+            raise ShapeError(f"states {list(states.shape)}: expected [B, T, …] with T >= 3")
         self._states = states
         ends = [2 * states[:, :1] - states[:, 1:2], 2 * states[:, -1:] - states[:, -2:-1]]
         second = [states[:, :1] - 2 * states[:, 1:2] + states[:, 2:3],

@@ -12,15 +12,17 @@ The first one alone writes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from mmf_deploy.errors import TrainingError
 
+T = TypeVar("T")
 _LOST = ("gloo", "nccl", "connection", "socket", "peer", "timed out", "store")
 
 
@@ -55,8 +57,16 @@ class Processes(Protocol):
         """The mean of a tensor over all processes."""
         ...
 
+    def one_after_the_other(self, load: Callable[[], T]) -> T:
+        """What ``load`` gives, on each machine first in one process: it may download."""
+        ...
+
     def wait(self) -> None:
         """Until every process is here."""
+        ...
+
+    def close(self) -> None:
+        """Part from the others."""
         ...
 
 
@@ -84,8 +94,15 @@ class OneProcess:
         """The value."""
         return value
 
+    def one_after_the_other(self, load: Callable[[], T]) -> T:
+        """Just that."""
+        return load()
+
     def wait(self) -> None:
         """Nobody to wait for."""
+
+    def close(self) -> None:
+        """Nobody to part from."""
 
 
 class Accelerated:
@@ -120,9 +137,23 @@ class Accelerated:
         mean: Tensor = self._accelerator.reduce(value, "mean")
         return mean
 
+    def one_after_the_other(self, load: Callable[[], T]) -> T:
+        """The first process of a machine, then the others, without a word."""
+        if self._accelerator.is_local_main_process:
+            found = load()
+            self.wait()
+            return found
+        self.wait()
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            return load()
+
     def wait(self) -> None:
         """A barrier."""
         self._accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """End the process group."""
+        self._accelerator.end_training()
 
 
 def launched_rank() -> int:

@@ -1,8 +1,9 @@
 """What happens when a loss or a gradient is not a finite number.
 
 The step is skipped and counted. After ``max_skipped`` in a row the run goes back to its
-last checkpoint with a lower learning rate and other random numbers; after
-``max_rollbacks`` of that from one checkpoint it stops and says what it saw.
+last checkpoint with a lower learning rate and other random numbers, which is taken back
+when all goes well for a while; after ``max_rollbacks`` of that from one checkpoint it stops
+and says what it saw.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ from mmf_deploy.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from .config import TrainConfig
+
+
+LEAST_SCALE = 1 / 64
+"""With a learning rate lower than this share of the recipe's, a run learns nothing: it stops."""
+CALM = 10
+"""Checkpoints without trouble after which one lowering of the rate is taken back."""
 
 
 class RecoveryConfig(BaseModel):
@@ -39,6 +46,7 @@ class Recovery:
     """The state of it, saved in every checkpoint so that a resumed run goes the same way.
 
     Attributes:
+        calm: checkpoints since the run last went back.
         in_a_row: steps skipped since the last good one.
         skipped: steps skipped in the whole run.
         rollbacks: times the run went back; also decides the random numbers of later steps.
@@ -48,6 +56,7 @@ class Recovery:
         loss, norm: of the last good step.
     """
 
+    calm: int = 0
     in_a_row: int = 0
     skipped: int = 0
     rollbacks: int = 0
@@ -78,15 +87,23 @@ class Recovery:
 
     def may_roll_back(self, to_step: int, config: RecoveryConfig) -> bool:
         """Whether going back to a checkpoint is still worth trying."""
-        return to_step > self.went_to or self.stuck < config.max_rollbacks
+        tried = 0 if to_step > self.went_to else self.stuck
+        return tried < config.max_rollbacks and self.lr_scale * config.lr_factor >= LEAST_SCALE
 
     def roll_back(self, to_step: int, config: RecoveryConfig) -> None:
         """The run goes back to the checkpoint of ``to_step``."""
         self.rollbacks += 1
         self.stuck = 1 if to_step > self.went_to else self.stuck + 1
         self.went_to = to_step
-        self.in_a_row = 0
+        self.in_a_row = self.calm = 0
         self.lr_scale *= config.lr_factor
+
+    def saved(self, config: RecoveryConfig) -> None:
+        """A checkpoint is about to be written; after some without trouble the rate rises again."""
+        self.calm += 1
+        if self.calm >= CALM and self.lr_scale < 1.0:
+            self.lr_scale = min(1.0, self.lr_scale / config.lr_factor)
+            self.calm = 0
 
     def diagnosis(self, step: int, good: Checkpoint, config: TrainConfig) -> str:
         """What was seen and what helps, in one line."""

@@ -21,6 +21,16 @@ from typing import Any
 from mmf_deploy import checkpoint, files
 from mmf_deploy.errors import CheckpointError, TrainingError
 
+WRITTEN = (
+    "checkpoints/step-*[0-9]",
+    "checkpoints/corrupt-step-*[0-9]",
+    "samples/step-*[0-9].png",
+    "tensorboard/events.out.tfevents.*",
+    "log.jsonl",
+    "evaluation.json",
+)
+"""What a run leaves, beside its lock."""
+
 
 class RunDirectory:
     """Paths and files of one run."""
@@ -102,7 +112,6 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Remove everything that a run wrote here, and nothing else."""
-        for name in ("checkpoints", "samples", "tensorboard"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        for file in (self._log, self.evaluation):
-            file.unlink(missing_ok=True)
+        for pattern in WRITTEN:
+            for found in self.path.glob(pattern):
+                shutil.rmtree(found) if found.is_dir() else found.unlink()

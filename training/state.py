@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from mmf_deploy import __version__, checkpoint
-from mmf_deploy.errors import ConfigError
+from mmf_deploy.errors import ConfigError, MMFError
 
 from .config import TrainConfig
 from .learner import Learner
@@ -19,7 +21,15 @@ from .processes import Processes
 from .recovery import Recovery
 
 # what may differ between a run and its resumption without changing a single weight
-_COSMETIC = {"checkpoint_every", "sample_every", "keep", "tensorboard"}
+_COSMETIC = {
+    "loop.checkpoint_every",
+    "loop.sample_every",
+    "loop.keep",
+    "loop.tensorboard",
+    "init_from",  # taken long ago
+}
+# where the same data may lie now
+_MOVABLE = {"data.path", "data.root", "data.labels", "data.resident_mb", "data.download"}
 
 
 @dataclass(frozen=True)
@@ -69,10 +79,10 @@ class RunState:
         for name, value in _tensors(found, "optimizer").items():
             index, _, key = name.partition(".")
             state.setdefault(int(index), {})[key] = value
-        for index, parameter in enumerate(self.learner.net.parameters()):
-            for key, value in state.get(index, {}).items():
+        for number, parameter in enumerate(self.learner.net.parameters()):
+            for key, value in state.get(number, {}).items():
                 if value.shape == parameter.shape:  # in the memory format of its parameter
-                    state[index][key] = torch.empty_like(parameter).copy_(value)
+                    state[number][key] = torch.empty_like(parameter).copy_(value)
         groups = self.learner.optimizer.state_dict()["param_groups"]
         self.learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
@@ -103,11 +113,10 @@ def refuse_another_config(config: TrainConfig, found: checkpoint.Checkpoint, run
     Raises:
         ConfigError: names what differs.
     """
-    new, old = _flat(config.model_dump(mode="json")), _flat(found.config)
     changed = [
-        f"{key} {old.get(key)!r} → {new.get(key)!r}"
-        for key in sorted(new.keys() | old.keys())
-        if new.get(key) != old.get(key) and key.rpartition(".")[2] not in _COSMETIC
+        f"{key} {old!r} → {new!r}"
+        for key, (old, new) in _differences(config, found).items()
+        if key not in _COSMETIC | _MOVABLE
     ]
     if changed:
         raise ConfigError(
@@ -115,6 +124,26 @@ def refuse_another_config(config: TrainConfig, found: checkpoint.Checkpoint, run
             f"({'; '.join(changed[:3])}{' …' if len(changed) > 3 else ''}); "
             "give --out another directory, or --fresh to start it over"
         )
+
+
+def moved(config: TrainConfig, found: checkpoint.Checkpoint) -> list[str]:
+    """Where the data lies now, in words, if it lay elsewhere."""
+    return [
+        f"{key} was {old}, is {new}"
+        for key, (old, new) in _differences(config, found).items()
+        if key in _MOVABLE
+    ]
+
+
+def _differences(config: TrainConfig, found: checkpoint.Checkpoint) -> dict[str, tuple[Any, Any]]:
+    """Old and new value of every key that is not the same, by its path."""
+    before = found.config
+    with contextlib.suppress(MMFError, ValidationError):
+        # keys that an older version did not have take their defaults
+        before = TrainConfig.model_validate(before).model_dump(mode="json")
+    new, old = _flat(config.model_dump(mode="json")), _flat(before)
+    keys = sorted(new.keys() | old.keys())
+    return {k: (old.get(k), new.get(k)) for k in keys if new.get(k) != old.get(k)}
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from mmf_deploy.nn.config import NetworkConfig
+from mmf_deploy.spec import SampleSpec
+
 from .data.augment import apply
 from .data.base import Batch
 from .draws import Draws
@@ -37,25 +40,26 @@ class Inputs:
 
 
 def prepare(
-    batch: Batch, draws: Draws, null_label: int, guided: bool, device: torch.device
+    batch: Batch, draws: Draws, spec: SampleSpec, network: NetworkConfig, device: torch.device
 ) -> Inputs:
     """Data and random draws of the same samples, as the loss wants them.
 
-    Args:
-        null_label: what a dropped label becomes.
-        guided: whether the guidance scale is an input of the network.
+    A dropped label becomes the null label; every input that the network has gets a value.
     """
     x0 = batch.x0.to(device, non_blocking=True)
     condition: dict[str, Tensor] = {}
     if draws.augment is not None:
         x0, labels = apply(draws.augment, x0)
         condition["augment"] = labels.to(device)
+    elif dim := getattr(network, "augment_dim", 0):
+        # untouched; without it the weights of this input would have no gradient at all
+        condition["augment"] = torch.zeros(len(x0), dim, device=device)
     if batch.label is not None:
         label = batch.label.to(device, non_blocking=True)
         if draws.dropped is not None:
-            label = torch.where(draws.dropped, null_label, label)
+            label = torch.where(draws.dropped, spec.classes, label)
         condition["label"] = label
-    if guided and draws.omega is not None:
+    if spec.guided and draws.omega is not None:
         condition["guidance"] = draws.omega
     return Inputs(
         x0=x0,

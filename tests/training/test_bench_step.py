@@ -10,7 +10,7 @@ import torch
 import yaml
 from mmf_deploy.training.bench_step import Plan, measure, rows, time_step
 from mmf_deploy.training.bench_step_cli import _command, conclusions
-from mmf_deploy.training.config import load_config
+from mmf_deploy.training.read_recipe import load_config
 from mmf_deploy.training.step_variants import (
     BASELINE,
     NAIVE,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import yaml
-from mmf_deploy.training.config import load_config
 from mmf_deploy.training.objective_config import OBJECTIVES, Objective
+from mmf_deploy.training.read_recipe import load_config
 from mmf_deploy.training.recipe_files import recipe_names
 
 from mmf_deploy.errors import ConfigError
@@ -72,11 +72,43 @@ def test_set_overrides_nested_keys_with_yaml_values():
     assert config.seed == 7
 
 
+@pytest.mark.parametrize("key", ["objective", "objective.name"])
+@pytest.mark.parametrize("recipe", ["digits", "cifar10"])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_named_objective_means_the_same_in_a_recipe_as_alone(name):
-    config = load_config("digits", [f"objective.name={name}"])
-    alone = Objective.model_validate({"name": name, "warmup_steps": 325})
-    assert config.objective == alone
+def test_an_objective_named_on_the_command_line_is_what_its_name_says(name, recipe, key):
+    before = load_config(recipe).objective
+    named = load_config(recipe, [f"{key}={name}"]).objective
+    alone = Objective(name=name)
+    for part, preset in OBJECTIVES[name].items():
+        keys = preset if isinstance(preset, dict) else ()
+        for k in keys:
+            assert getattr(getattr(named, part), k) == getattr(getattr(alone, part), k)
+        if not keys:
+            assert getattr(named, part) == getattr(alone, part)
+    # and everything else is the recipe's
+    assert named.warmup_steps == before.warmup_steps
+    assert named.time_pairs.t_std == before.time_pairs.t_std
+    if "guidance" not in OBJECTIVES[name]:
+        assert named.guidance == before.guidance
+
+
+def test_what_is_set_after_an_objective_was_named_wins():
+    sets = ["objective=paper-literal", "objective.time_pairs.min_gap=0.2", "objective.lam=0.5"]
+    found = load_config("cifar10", sets).objective
+    assert (found.name, found.lam, found.time_pairs.min_gap) == ("paper-literal", 0.5, 0.2)
+    assert found.time_pairs.gap_fraction == 1.0
+
+
+def test_a_section_that_is_null_can_be_set_into():
+    content = load_config("digits").model_dump(mode="json")
+    assert content["augment"] is None
+    sets = ["augment.flip=0", "network.augment_dim=6"]
+    assert load_config("digits", sets).augment.flip == 0
+
+
+@pytest.mark.parametrize("sets", ["objective.guidance.mode=off", "objective.guidance={mode: off}"])
+def test_off_is_a_word_although_yaml_takes_it_for_false(sets):
+    assert load_config("digits", [sets]).objective.guidance.mode == "off"
 
 
 def test_an_objective_may_be_named_alone():

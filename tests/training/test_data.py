@@ -1,18 +1,23 @@
 """The sources of training data: what all of them promise, and those that need no files."""
 
 import io
+import json
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from mmf_deploy.training.config import load_config
 from mmf_deploy.training.data import SOURCES, control, ode, ring2d
+from mmf_deploy.training.data.lazy_images import LazyImages
 from mmf_deploy.training.data.loading import class_labels
+from mmf_deploy.training.learner import Learner
+from mmf_deploy.training.processes import OneProcess
+from mmf_deploy.training.read_recipe import load_config
 from PIL import Image
 
 from mmf_deploy.errors import ConfigError
+from mmf_deploy.spec import SampleSpec
 
 
 def colours(count, size=16):
@@ -72,6 +77,7 @@ def test_a_source_gives_batches_that_fit_its_spec(name, tmp_path):
     config = load_config("digits", ["evaluate=null"])
     source = config.model_copy(update={"data": OPTIONS[name](tmp_path)}).load_data()
     indices = torch.tensor([0, len(source) - 1, 0])
+    source.prefetch(indices)
     batch = source.batch(indices)
     assert batch.x0.dtype == torch.float32
     assert batch.x0.shape == (3, *source.spec.shape)
@@ -169,3 +175,57 @@ def test_labels_that_are_no_classes_are_refused(labels, classes, message):
 def test_a_class_without_a_sample_is_fine_where_the_number_of_classes_is_known():
     labels, classes = class_labels([0, 3], "here", 5)
     assert (labels.tolist(), classes) == ([0, 3], 5)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_step_can_be_trained_on_every_source(name, tmp_path):
+    sets = ["loop.batch_size=4", "objective.derivative=finite_difference", "evaluate=null",
+            "objective.guidance={mode: off}"]  # fmt: skip
+    data = OPTIONS[name](tmp_path)
+    unet = {"type": "unet", "model_channels": 4, "channel_mult": [1], "num_blocks": 1}
+    vectors = name in ("ring2d", "ode", "control")
+    network = {"type": "mlp", "width": 8} if vectors else unet
+    config = load_config("digits", [*sets, f"network={json.dumps(network)}"])
+    config = config.model_copy(update={"data": data})
+    learner = Learner(config, config.load_data(), OneProcess("cpu"))
+    learner.assemble(None)
+    for step in range(2):
+        assert learner.gradients(step, 0).finite
+
+
+def lazy(reads, count=40):
+    """Images on demand, and a note of each that is read."""
+    encoded = []
+    for pixels in colours(count, 4):
+        Image.fromarray(pixels).save(content := io.BytesIO(), "PNG")
+        encoded.append(content.getvalue())
+
+    def read(index):
+        reads.append(index)
+        return encoded[index]
+
+    spec = SampleSpec(shape=(3, 4, 4))
+    return LazyImages(read, torch.arange(count), None, spec, size=None)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_what_is_prefetched_is_read_once_however_a_batch_is_split(parts):
+    reads = []
+    source = lazy(reads)
+    for step in range(3):
+        for part in range(parts):
+            source.batch(torch.arange(8 * step, 8 * step + 8)[part::parts])
+            source.prefetch(torch.arange(8 * step + 8, 8 * step + 16)[part::parts])
+    for part in range(parts):
+        source.batch(torch.arange(24, 32)[part::parts])
+    assert sorted(set(reads)) == list(range(32))
+    assert len(reads) == 32
+
+
+def test_a_prefetch_that_nobody_asks_for_is_forgotten():
+    source = lazy([])
+    for number in range(100):
+        source.prefetch(torch.tensor([number % 40]))
+    assert len(source._ahead) == 16
+    expected = lazy([]).batch(torch.tensor([3, 5])).x0
+    assert torch.equal(source.batch(torch.tensor([3, 5])).x0, expected)

@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 import torch
-from mmf_deploy.training.config import load_config
 from mmf_deploy.training.data import image_folder, lazy_images, loading
 from mmf_deploy.training.data.decode import UnreadableImageError, decode
+from mmf_deploy.training.read_recipe import load_config
 from PIL import Image
 
 from mmf_deploy.errors import ConfigError, TrainingError

@@ -6,10 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from mmf_deploy.training.config import load_config
 from mmf_deploy.training.ema import EMA
+from mmf_deploy.training.learner import Learner
 from mmf_deploy.training.loop import Trainer
 from mmf_deploy.training.order import batch_indices, derive
+from mmf_deploy.training.processes import OneProcess
+from mmf_deploy.training.read_recipe import load_config
 from mmf_deploy.training.schedules import curriculum, learning_rate
 from PIL import Image
 
@@ -26,7 +28,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "small"
-    return out, Trainer(load_config("digits", SMALL), out).run()
+    return out, Trainer(load_config("digits", SMALL), out, threads=1).run()
 
 
 def test_a_run_ends_with_its_newest_checkpoints(run):
@@ -67,7 +69,7 @@ def test_sample_grids_are_images_with_something_on_them(run):
 def test_training_lowers_the_loss(tmp_path):
     config = load_config("digits", [*SMALL, "loop.steps=150", "loop.batch_size=32",
                                     "objective.weighting.power=0", "objective.lam=0"])  # fmt: skip
-    Trainer(config, tmp_path / "run").run()
+    Trainer(config, tmp_path / "run", threads=1).run()
     log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     losses = [json.loads(line)["squared_error"] for line in log]
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:2])
@@ -76,7 +78,7 @@ def test_training_lowers_the_loss(tmp_path):
 def test_a_run_that_is_not_finite_stops_and_every_checkpoint_it_leaves_is_good(tmp_path):
     config = load_config("digits", [*SMALL, "optimizer.lr=1e18", "optimizer.warmup_steps=0"])
     with pytest.raises(TrainingError, match=r"not finite at step .*lower optimizer.lr"):
-        Trainer(config, tmp_path / "run").run()
+        Trainer(config, tmp_path / "run", threads=1).run()
     left = checkpoint.find_all(tmp_path / "run")
     assert left
     for path in left:
@@ -86,7 +88,7 @@ def test_a_run_that_is_not_finite_stops_and_every_checkpoint_it_leaves_is_good(t
 
 def test_a_run_of_no_steps_writes_the_initial_network(tmp_path):
     config = load_config("digits", [*SMALL, "loop.steps=0", "loop.ema=[]"])
-    result = Trainer(config, tmp_path / "run").run()
+    result = Trainer(config, tmp_path / "run", threads=1).run()
     found = checkpoint.read(result.checkpoint)
     assert found.step == 0
     assert found.default_weights() == "model"
@@ -137,3 +139,71 @@ def test_learning_rate_warms_up_and_decays_to_zero():
     assert rates[99] < 1e-3
     assert all(a >= b for a, b in pairwise(rates[10:]))
     assert learning_rate(99, peak=2.0, steps=100, decay="constant") == 2.0
+
+
+@pytest.mark.parametrize("supervise", ["endpoints", "trajectory"])
+@pytest.mark.parametrize("recipe", ["ode", "control"])
+def test_low_dimensional_tasks_train_and_sample(tmp_path, recipe, supervise):
+    sets = ["loop.steps=20", "loop.batch_size=32", "loop.tensorboard=false",
+            f"data.supervise={supervise}", "data.size=256"]  # fmt: skip
+    result = Trainer(load_config(recipe, sets), tmp_path / "run", threads=1).run()
+    found = checkpoint.read(result.checkpoint)
+    assert found.spec.shape == (2,)
+    x1 = torch.randn(4, 2)
+    assert torch.isfinite(network_from(found)(x1, torch.zeros(4), torch.ones(4))).all()
+
+
+def test_the_ends_that_the_data_couples_reach_the_loss(tmp_path):
+    config = load_config("ode", ["data.supervise=trajectory", "data.size=64", "loop.batch_size=16"])
+    source = config.load_data()
+    learner = Learner(config, source, OneProcess("cpu"))
+    inputs = learner._inputs(3, 0, 0, 1)
+    indices = batch_indices(config.seed, 3, 16, len(source))
+    batch = source.batch(indices)
+    assert torch.equal(inputs.x1, batch.x1)
+    assert torch.equal(inputs.states, batch.states)
+    assert torch.equal(inputs.states[:, 0], inputs.x0)
+
+
+def test_a_guided_recipe_trains_the_null_label_and_a_slider(tmp_path):
+    sets = [*SMALL, "objective.guidance.mode=input", "objective.guidance.max=3", "loop.steps=4"]
+    config = load_config("digits", sets)
+    result = Trainer(config, tmp_path / "run", threads=1).run()
+    found = checkpoint.read(result.checkpoint)
+    assert found.spec.guidance == (1.0, 3.0)
+    inputs = Learner(config, config.load_data(), OneProcess("cpu"))._inputs(0, 0, 0, 1)
+    label, omega = inputs.condition["label"], inputs.condition["guidance"]
+    assert (omega[label == 10] == 1).all()
+    assert (omega[label < 10] > 1).any()
+
+
+def test_augmented_images_come_with_their_labels(tmp_path):
+    sets = [*SMALL, "augment={probability: 1.0}", "network.augment_dim=6", "loop.steps=2"]
+    config = load_config("digits", sets)
+    assert Trainer(config, tmp_path / "run", threads=1).run().finished
+    learner = Learner(config, config.load_data(), OneProcess("cpu"))
+    inputs = learner._inputs(0, 0, 0, 1)
+    plain = config.load_data().batch(batch_indices(config.seed, 0, 16, 1797)).x0
+    assert inputs.condition["augment"].shape == (16, 6)
+    assert inputs.condition["augment"].abs().sum(1).min() > 0
+    assert not torch.equal(inputs.x0, plain)
+
+
+def test_images_that_do_not_fit_into_memory_train_the_same_weights(tmp_path):
+    from mmf_deploy.training.data.lazy_images import LazyImages
+
+    images = tmp_path / "images"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(40):
+        pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / f"{k:02d}.png")
+    sets = [*SMALL, f"data={{source: folder, path: {images}, size: 8}}",
+            "objective.guidance={mode: off}"]  # fmt: skip
+    weights = []
+    for more in ([], ["data.resident_mb=0"]):
+        config = load_config("digits", [*sets, *more])
+        assert isinstance(config.load_data(), LazyImages) == bool(more)
+        result = Trainer(config, tmp_path / "runs" / str(len(more)), threads=1).run()
+        weights.append(checkpoint.read(result.checkpoint).tensors("model"))
+    assert all(np.array_equal(weights[0][k], weights[1][k]) for k in weights[0])

@@ -14,7 +14,7 @@ from mmf_deploy.training.paths import PATHS, TrajectoryPath
 from mmf_deploy.training.time_pairs import TimePairs
 from torch import nn
 
-from mmf_deploy.errors import ConfigError
+from mmf_deploy.errors import ConfigError, ShapeError
 from mmf_deploy.nn.config import MLPConfig
 from mmf_deploy.nn.mlp import MLP
 from mmf_deploy.spec import SampleSpec
@@ -318,6 +318,29 @@ def test_a_given_trajectory_takes_the_place_of_the_straight_path():
     velocity = path.velocity(x0, x1, times.r, times.t)
     torch.testing.assert_close(terms.squared_error, velocity.square().sum(1))
     assert not torch.allclose(seen[0], PATHS["linear"].point(x0, x1, times.r, times.t))
+
+
+def test_a_trajectory_too_short_for_a_cubic_is_refused():
+    with pytest.raises(ShapeError, match="T >= 3"):
+        TrajectoryPath(torch.zeros(4, 2, 3))
+
+
+def test_the_average_velocity_along_a_curved_trajectory_satisfies_the_identity():
+    # x_t = a + b t + c t²: v = b + 2 c t, u = b + c (t + r) for every pair of times
+    a, b, c = torch.randn(3, 6, 2, dtype=torch.float64)
+    times = torch.linspace(0, 1, 7, dtype=torch.float64)
+    states = a[:, None] + b[:, None] * times[None, :, None] + c[:, None] * times[None, :, None] ** 2
+    r = torch.linspace(0.0, 0.5, 6, dtype=torch.float64)
+    pair = TimePairs(r, r + 0.4, 6)
+
+    def net(x, r, t):
+        return b + c * (t + r)[:, None]
+
+    for tangent in ("model", "conditional"):
+        objective = Objective(tangent=tangent, derivative="jvp")
+        terms = modular_meanflow(net, states[:, 0], states[:, -1], pair, 1.0, objective,
+                                 states=states)  # fmt: skip
+        assert terms.squared_error.max() < 1e-20
 
 
 @pytest.mark.parametrize("lam", [0.0, 1.0])

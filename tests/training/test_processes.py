@@ -10,9 +10,9 @@ import time
 
 import pytest
 import torch
-from mmf_deploy.training.config import load_config
 from mmf_deploy.training.learner import Learner
 from mmf_deploy.training.processes import OneProcess, open_processes, peers_may_vanish
+from mmf_deploy.training.read_recipe import load_config
 
 from mmf_deploy import checkpoint
 from mmf_deploy.errors import ConfigError, TrainingError
@@ -24,7 +24,7 @@ SMALL = [
 
 GRADIENTS = """
 import sys, torch
-from mmf_deploy.training.config import load_config
+from mmf_deploy.training.read_recipe import load_config
 from mmf_deploy.training.learner import Learner
 from mmf_deploy.training.processes import open_processes
 
@@ -128,6 +128,50 @@ def test_one_process_writes_and_the_death_of_another_ends_both_with_a_message(tm
     assert len(kept) == 2
     assert checkpoint.read(out).meta["setting"]["processes"] == 2
     assert not [p.name for p in (out / "checkpoints").iterdir() if p.name.startswith(".")]
+
+
+BACK = """
+import sys, torch
+from pathlib import Path
+from mmf_deploy.training.config import TrainConfig
+from mmf_deploy.training.data.base import Batch
+from mmf_deploy.training.loop import Trainer
+from mmf_deploy.training.read_recipe import load_config
+
+load, calls = TrainConfig.load_data, []
+
+class Poisoned:
+    def __init__(self, source):
+        self.source, self.spec, self.notes = source, source.spec, source.notes
+    def __len__(self):
+        return len(self.source)
+    def prefetch(self, indices):
+        pass
+    def batch(self, indices):
+        calls.append(1)
+        batch = self.source.batch(indices)
+        # one process alone sees what is not a number; both have to go back
+        bad = RANK == 1 and len(calls) in (8, 9)
+        return Batch(batch.x0 * float("nan"), batch.label) if bad else batch
+
+from mmf_deploy.training.processes import launched_rank
+RANK = launched_rank()
+TrainConfig.load_data = lambda self: Poisoned(load(self))
+print(Trainer(load_config("digits", sys.argv[2:]), Path(sys.argv[1]), threads=1).run().step)
+"""
+
+
+def test_what_one_process_sees_sends_both_back_and_both_finish(tmp_path):
+    out = tmp_path / "run"
+    sets = [*SMALL, "loop.steps=12", "loop.checkpoint_every=5", "loop.recovery.max_skipped=2",
+            "loop.sample_every=0"]  # fmt: skip
+    ended = finish(start("-c", BACK, str(out), *sets))
+    assert [code for *_, code in ended] == [0, 0], ended
+    assert [said.splitlines()[-1] for said, *_ in ended] == ["12", "12"]
+    assert "back to step 5, learning rate × 0.5" in ended[0][0]
+    found = checkpoint.read(out)
+    assert found.step == 12
+    assert found.meta["recovery"]["rollbacks"] == 1
 
 
 def test_alone_there_is_nobody_to_lose():

@@ -3,12 +3,20 @@
 import json
 import math
 import resource
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from mmf_deploy.training.config import TrainConfig, load_config
+import torch
+from mmf_deploy.training.config import TrainConfig
 from mmf_deploy.training.data.base import Batch
+from mmf_deploy.training.learner import Learner
 from mmf_deploy.training.loop import Trainer
+from mmf_deploy.training.processes import OneProcess
+from mmf_deploy.training.read_recipe import load_config
+from mmf_deploy.training.recovery import Recovery, RecoveryConfig
+from mmf_deploy.training.training_step import TrainingStep
 
 from mmf_deploy import checkpoint
 from mmf_deploy.errors import CheckpointError, ConfigError, TrainingError
@@ -86,19 +94,49 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path, poison):
     assert all_finite(tmp_path)
 
 
-def test_a_skipped_step_changes_no_weight(tmp_path, poison):
-    poison({8})
-    train(tmp_path / "poisoned", "loop.checkpoint_every=1", "loop.steps=10",
-          "optimizer.decay=constant")  # fmt: skip
+def test_a_skipped_step_changes_nothing_that_is_saved(tmp_path, poison):
+    poison({9})  # the last of ten steps, after which the run saves in any case
+    train(tmp_path, "loop.steps=10", "loop.checkpoint_every=9", "optimizer.decay=constant")
     before, after = (
-        checkpoint.read(checkpoint.step_path(tmp_path / "poisoned" / "checkpoints", step))
-        for step in (7, 8)
+        checkpoint.read(checkpoint.step_path(tmp_path / "checkpoints", step)) for step in (9, 10)
     )
-    # no checkpoint of step 9: within a row of skipped steps the weights are not known to be good
-    assert before.step == 7
-    names = [p.name for p in checkpoint.find_all(tmp_path / "poisoned")]
-    assert "step-00000009" not in names
-    assert after.step == 8
+    for name in ("model", "ema-0.995", "optimizer"):
+        expected, found = before.tensors(name), after.tensors(name)
+        assert all(np.array_equal(found[k], expected[k]) for k in expected)
+
+
+def test_a_checkpoint_that_is_due_in_a_bad_row_comes_after_it(tmp_path, poison):
+    poison({4, 5})
+    train(tmp_path, "loop.steps=12")
+    names = [p.name for p in checkpoint.find_all(tmp_path)]
+    assert names == ["step-00000000", "step-00000007", "step-00000010", "step-00000012"]
+
+
+def test_a_gradient_whose_square_overflows_is_not_taken(tmp_path):
+    config = load_config("digits", SMALL)
+    learner = Learner(config, config.load_data(), OneProcess("cpu"))
+    learner.assemble(None)
+    found = learner.gradients(0, 0)
+    assert found.finite
+    assert not replace(found, norm=1e20).finite
+    assert not replace(found, norm=math.nan).finite
+    # and where it was taken all the same, nothing of it counts as good
+    learner.update(0, 1.0)
+    assert learner.finite()
+    next(iter(learner.optimizer.state.values()))["exp_avg_sq"].fill_(math.inf)
+    assert not learner.finite()
+
+
+def test_the_log_is_valid_json_even_where_a_step_is_not_a_number(tmp_path, poison):
+    poison({9})
+    train(tmp_path, "loop.steps=10", "loop.tensorboard=true")
+
+    def refuse(word):
+        raise ValueError(word)
+
+    line = json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=refuse)
+    assert line["loss"] is None
+    assert line["skipped"] == 1
 
 
 def test_a_row_of_bad_steps_sends_the_run_back_with_a_lower_rate(tmp_path, poison, capsys):
@@ -228,6 +266,72 @@ def test_a_run_starts_with_the_average_of_another(tmp_path, pretrained):
     assert all(np.array_equal(found[k], expected[k]) for k in found)
 
 
+def test_a_fine_tuned_run_goes_on_when_its_source_is_gone(tmp_path, pretrained, capsys):
+    source = tmp_path / "source"
+    shutil.copytree(pretrained, source)
+    train(tmp_path / "run", f"init_from={source}", "loop.steps=6")
+    shutil.rmtree(source)
+    newest = checkpoint.find_all(tmp_path / "run")[-1]
+    shutil.rmtree(newest)
+    capsys.readouterr()
+    for again in (f"init_from={source}", "init_from=null"):
+        assert train(tmp_path / "run", again, "loop.steps=6").step == 6
+    assert "weights of" not in capsys.readouterr().out
+
+
+def test_a_fine_tuned_run_needs_its_source_to_begin(tmp_path):
+    with pytest.raises(CheckpointError, match="no such checkpoint or run"):
+        train(tmp_path / "run", f"init_from={tmp_path / 'nothing'}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_rate_rises_again_after_a_calm_time():
+    config, state = RecoveryConfig(), Recovery()
+    state.roll_back(100, config)
+    state.roll_back(200, config)
+    assert state.lr_scale == 0.25
+    for _ in range(10):
+        state.saved(config)
+    assert state.lr_scale == 0.5
+    for _ in range(30):
+        state.saved(config)
+    assert state.lr_scale == 1.0
+
+
+def test_how_often_a_run_may_go_back_is_counted_exactly():
+    assert not Recovery().may_roll_back(0, RecoveryConfig(max_rollbacks=0))
+    state, config = Recovery(), RecoveryConfig(max_rollbacks=2)
+    for _ in range(2):
+        assert state.may_roll_back(50, config)
+        state.roll_back(50, config)
+    assert not state.may_roll_back(50, config)
+    assert state.may_roll_back(60, config)
+    state.lr_scale = 1 / 64
+    assert not state.may_roll_back(60, config)
+
+
+def test_a_device_without_memory_is_a_sentence(tmp_path, monkeypatch):
+    def too_large(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(TrainingStep, "forward", too_large)
+    with pytest.raises(TrainingError, match=r"no memory left .*--set loop\.accumulate=2"):
+        train(tmp_path)
+
+
+def test_fresh_deletes_what_a_run_wrote_and_nothing_else(tmp_path):
+    train(tmp_path, "loop.steps=5", "loop.sample_every=5")
+    foreign = [tmp_path / "checkpoints" / "resnet.pt", tmp_path / "samples" / "mine.txt",
+               tmp_path / "notes.md"]  # fmt: skip
+    for path in foreign:
+        path.write_text("keep me")
+    config = load_config("digits", [*SMALL, "loop.steps=2", "seed=1"])
+    Trainer(config, tmp_path, threads=1).run(fresh=True)
+    assert all(path.read_text() == "keep me" for path in foreign)
+    assert [p.name for p in checkpoint.find_all(tmp_path)] == ["step-00000000", "step-00000002"]
+    assert not list((tmp_path / "samples").glob("*.png"))
+
+
 def test_inputs_that_are_new_start_at_zero(tmp_path, pretrained, capsys):
     train(tmp_path, f"init_from={pretrained}", "loop.steps=1", "objective.guidance.mode=input")
     found = first_weights(tmp_path)
@@ -237,7 +341,7 @@ def test_inputs_that_are_new_start_at_zero(tmp_path, pretrained, capsys):
 
 
 def test_another_network_is_refused_before_anything_is_written(tmp_path, pretrained):
-    with pytest.raises(CheckpointError, match=r"\[32, 16\] there and \[64, 32\] here|here; set"):
+    with pytest.raises(CheckpointError, match=r"is \[[\d, ]+\] there and \[[\d, ]+\] here; set"):
         train(tmp_path / "run", f"init_from={pretrained}", "network.model_channels=16")
     assert not (tmp_path / "run").exists()
 

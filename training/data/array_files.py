@@ -17,7 +17,7 @@ from mmf_deploy.errors import ConfigError
 from mmf_deploy.spec import SampleSpec
 
 from .array_layouts import Layout, describe, understood
-from .base import Batch, images_to_x0
+from .base import Batch, Resident, images_to_x0
 from .loading import class_labels
 from .npy_files import header_of, read_labels, read_samples
 
@@ -45,7 +45,7 @@ class ArrayFilesConfig(BaseModel):
     resident_mb: float = Field(2048, ge=0.0)
 
 
-class Arrays:
+class Arrays(Resident):
     """Samples in several arrays, in memory or mapped from the disk.
 
     Args:

@@ -33,7 +33,7 @@ class ControlConfig(BaseModel):
     target: tuple[float, float] = (1.0, 0.5)
     noise: float = Field(0.05, ge=0.0)
     supervise: Literal["endpoints", "trajectory"] = "endpoints"
-    states: int = Field(17, ge=2)
+    states: int = Field(17, ge=3)
     size: int = Field(20000, ge=1)
 
 

@@ -19,6 +19,7 @@ from .decode import Encoded, Pixels, UnreadableImageError, decode
 from .loading import worker_threads
 
 MAX_REPLACEMENTS = 100
+AHEAD = 16  # batches, or parts of one, that may be in the making
 
 
 class LazyImages:
@@ -69,22 +70,31 @@ class LazyImages:
         Raises:
             TrainingError: too many unreadable images in a row.
         """
-        while self._ahead and not torch.equal(self._ahead[0][0], indices):
-            self._ahead.popleft()
-        if not self._ahead:
-            self.prefetch(indices)
-        decoded = [future.result() for future in self._ahead.popleft()[1]]
+        decoded = [future.result() for future in self._taken(indices)]
         x0 = images_to_x0(torch.from_numpy(np.stack([pixels for _, pixels in decoded])))
         taken = torch.tensor([index for index, _ in decoded])
         return Batch(x0, None if self._labels is None else self._labels[taken])
 
     def prefetch(self, indices: Tensor) -> None:
-        """Begin to decode what ``batch`` will be asked for, in this order."""
+        """Begin to decode what ``batch`` will be asked for."""
+        if len(self._ahead) == AHEAD:
+            # never asked for: the run went back, or another one began
+            for future in self._ahead.popleft()[1]:
+                future.cancel()
+        self._ahead.append((indices, self._decoding(indices)))
+
+    def _decoding(self, indices: Tensor) -> list[Future[tuple[int, Pixels]]]:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(worker_threads())
-        self._ahead.append(
-            (indices, [self._pool.submit(self._sample, i) for i in indices.tolist()])
-        )
+        return [self._pool.submit(self._sample, index) for index in indices.tolist()]
+
+    def _taken(self, indices: Tensor) -> list[Future[tuple[int, Pixels]]]:
+        """What was begun for these indices, or is now."""
+        for position, (begun, futures) in enumerate(self._ahead):
+            if torch.equal(begun, indices):
+                del self._ahead[position]
+                return futures
+        return self._decoding(indices)
 
     def _sample(self, wanted: int) -> tuple[int, Pixels]:
         """The image at an index, or the first readable one after it, with its own index."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from mmf_deploy.errors import ConfigError
 
 IMAGE_KEYS = ("images", "data", "x", "arr_0")
 LABEL_KEYS = ("labels", "label", "y", "arr_1")
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 class Header(NamedTuple):
@@ -42,7 +44,7 @@ def header_of(path: Path) -> Header:
                     return _checked(_header(member), path)
         with path.open("rb") as file:
             return _checked(_header(file), path)
-    except (OSError, ValueError, zipfile.BadZipFile) as e:
+    except _DAMAGED as e:
         raise _unreadable(path, e) from None
 
 
@@ -57,7 +59,7 @@ def read_samples(path: Path, mapped: bool) -> NDArray[Any]:
             return _from_archive(path, IMAGE_KEYS)
         array: NDArray[Any] = np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
         return array
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    except _DAMAGED as e:
         raise _unreadable(path, e) from None
 
 
@@ -75,7 +77,7 @@ def read_labels(path: Path, required: bool) -> NDArray[Any] | None:
             if not required and not set(LABEL_KEYS) & set(archive.files):
                 return None
         return _from_archive(path, LABEL_KEYS)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    except _DAMAGED as e:
         raise _unreadable(path, e) from None
 
 

@@ -35,7 +35,7 @@ class OdeConfig(BaseModel):
     horizon: float = Field(1.0, gt=0.0)
     noise: float = Field(0.05, ge=0.0)
     supervise: Literal["endpoints", "trajectory"] = "endpoints"
-    states: int = Field(17, ge=2)
+    states: int = Field(17, ge=3)
     size: int = Field(20000, ge=1)
 
 
