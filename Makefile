@@ -42,7 +42,7 @@ bench-cifar10: $(VENV)/.installed
 		--batches 1 --threads $$(nproc) --seconds 60 --out runs/cifar10-random/bench
 
 bench-step: $(VENV)/.installed
-	$(BIN)/mmf bench-step --seconds 600 --device cpu --out runs/bench-step
+	$(BIN)/mmf bench-step --seconds 240 --device cpu --out runs/bench-step
 	cp runs/bench-step/bench-step.json benchmarks/results/bench-step-cpu.json
 
 objectives: $(VENV)/.installed

@@ -14,6 +14,7 @@ from mmf_deploy.errors import ConfigError, require
 from mmf_deploy.machine import available_cores
 from mmf_deploy.progress import TaskProgress
 
+from . import devices
 from .recipe_files import recipe_names
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def bench_step(
         batch=batch,
         gap_fractions=_shares("--gap-fraction", gap_fraction),
         seconds=seconds,
-        device=_device(device),
+        device=devices.chosen(device),
         threads=threads or available_cores(),
     )
     typer.echo(
@@ -121,16 +122,6 @@ def _shares(option: str, text: str) -> tuple[float, ...]:
     if not all(0 < share <= 1 for share in shares):
         raise ConfigError(f"{option} {text!r}: expected shares above 0, at most 1")
     return shares
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--device {name!r}: expected auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: PyTorch sees no GPU here; leave it out to use the CPU")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def _command(recipe: str, given: tuple[str, ...]) -> str:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmf_deploy.errors import ConfigError, require
+from mmf_deploy.errors import require
 
+from . import devices
 from .recipe_files import recipe_names
 
 if TYPE_CHECKING:
@@ -68,17 +69,7 @@ def train(
     command = shlex.join(["mmf-train", recipe, *(p for s in sets for p in ("--set", s))])
     from .loop import Trainer
 
-    _run(Trainer(config, directory, _device(device), threads, command), directory, fresh)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--device {name!r}: expected auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: PyTorch sees no GPU here; leave it out to use the CPU")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    _run(Trainer(config, directory, devices.chosen(device), threads, command), directory, fresh)
 
 
 def _run(trainer: Trainer, directory: Path, fresh: bool) -> None:
