@@ -89,8 +89,8 @@ def objectives(found: dict[str, Any]) -> str:
         f"{machine['cores']} cores ({machine['cpu']}), mean ± standard deviation over seeds, by\n"
         f"`{found['command']}` ([results](../benchmarks/results/objectives-digits-cpu.json)). The "
         f"floor, two\nhalves of the real data, is {mean(floor):.2f}.\n",
-        "| objective | Fréchet distance | class accuracy | seconds a run |",
-        "|---|---|---|---|",
+        "| objective | Fréchet distance | class accuracy |",
+        "|---|---|---|",
     ]
     for (objective, derivative), runs in groups.items():
         name = f"`{objective}`" + ("" if derivative == "auto" else f" with `{derivative}`")
@@ -105,8 +105,6 @@ def objectives(found: dict[str, Any]) -> str:
                 ("class_accuracy", "{:.1%}", []),
             )
         ]
-        seconds = [row["seconds"] for row in good if row["seconds"] is not None]
-        cells.append(f"{mean(seconds):.0f}" if seconds else "")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
