@@ -48,6 +48,7 @@ class Run:
         derivative: "auto", or the one to train with.
         steps: optimiser steps; None for the recipe's own.
         directory: where it trains; its record lies beside.
+        more: further keys, set in every run.
     """
 
     objective: str
@@ -55,6 +56,7 @@ class Run:
     seed: int
     steps: int | None
     directory: Path
+    more: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -72,7 +74,7 @@ class Run:
         if self.steps is not None:
             # λ rises over the first eighth of the run, as in the recipe
             sets += [f"loop.steps={self.steps}", f"objective.warmup_steps={self.steps // 8}"]
-        return sets
+        return [*sets, *self.more]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -177,7 +179,14 @@ def runs(given: argparse.Namespace) -> list[Run]:
     kinds = [(objective, "auto") for objective in given.objectives]
     kinds += [("mmf", derivative) for derivative in given.derivatives]
     return [
-        Run(objective, derivative, seed, given.steps, given.out / f"{label}-seed{seed}")
+        Run(
+            objective,
+            derivative,
+            seed,
+            given.steps,
+            given.out / f"{label}-seed{seed}",
+            tuple(given.more),
+        )
         for objective, derivative in kinds
         for label in [objective if derivative == "auto" else f"{objective}-{derivative}"]
         for seed in given.seeds
@@ -258,6 +267,7 @@ def parse(args: Sequence[str] | None = None) -> argparse.Namespace:
            help="train mmf with these, besides the one it chooses")  # fmt: skip
     option("--seeds", type=_seeds, default=[0, 1, 2], help="comma-separated")
     option("--steps", type=int, help="optimiser steps; the recipe's own if not given")
+    option("--set", dest="more", action="append", default=[], help="a key, set in every run")
     option("--jobs", type=int, default=machine.available_cores(), help="runs at a time")
     option("--out", type=Path, default=Path("runs/objectives"), help="directory of the runs")
     option("--result", type=Path, default=RESULT, help="file for the comparison")

@@ -25,7 +25,7 @@ from .training_step import Inputs, TrainingStep
 
 TOLERANCE = 0.02
 """Largest relative difference of du/dt, and of the gradient of the weights, to the exact ones."""
-BATCH = 8
+BATCH = 4
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ from mmf_deploy.spec import SampleSpec
 
 from .ema import EMA
 
+AT_ONCE = 20
+"""Samples in one pass: a grid needs no more memory than a step."""
+
 
 def draw_grid(path: Path, net: nn.Module, emas: list[EMA], spec: SampleSpec) -> None:
     """Write a PNG of one-step samples of the slowest average; always the same seeds.
@@ -40,7 +43,11 @@ def _one_step(net: nn.Module, emas: list[EMA], x1: Tensor, label: Tensor | None)
     weights = max(emas, key=lambda e: e.decay).state_dict() if emas else dict(net.state_dict())
     training = net.training
     try:
-        image: Tensor = Sampler(_WithWeights(net.eval(), weights)).to(x1.device)(x1, label)[1]
+        sampler = Sampler(_WithWeights(net.eval(), weights)).to(x1.device)
+        parts = [slice(k, k + AT_ONCE) for k in range(0, len(x1), AT_ONCE)]
+        image = torch.cat(
+            [sampler(x1[part], None if label is None else label[part])[1] for part in parts]
+        )
     finally:
         net.train(training)
     return image
