@@ -71,11 +71,15 @@ class Telemetry:
     def _open_writer(self, start: int) -> None:
         if self._writer is not None:
             self._writer.close()
-        if self._config.loop.tensorboard:
+        if not self._config.loop.tensorboard:
+            return
+        try:
             from torch.utils.tensorboard import SummaryWriter
-
-            # what was written after the checkpoint that a run goes on from will come again
-            self._writer = SummaryWriter(str(self._directory.tensorboard), purge_step=start + 1)
+        except ModuleNotFoundError:
+            print("note: tensorboard is not installed; log.jsonl has the same numbers")
+            return
+        # what was written after the checkpoint that a run goes on from will come again
+        self._writer = SummaryWriter(str(self._directory.tensorboard), purge_step=start + 1)
 
     def rewind(self, step: int) -> None:
         """The run goes back to a step: what was reported after it is taken back."""

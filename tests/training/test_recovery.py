@@ -4,6 +4,7 @@ import json
 import math
 import resource
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -242,6 +243,14 @@ def test_tensorboard_gets_scalars_and_grids(tmp_path):
         [line["loss"] for line in log(tmp_path)]
     )
     assert [e.step for e in events.Images("samples")] == [10, 20]
+
+
+def test_without_tensorboard_a_run_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert train(tmp_path, "loop.tensorboard=true", "loop.steps=10").finished
+    assert "tensorboard is not installed" in capsys.readouterr().out
+    assert len(log(tmp_path)) == 1
+    assert not (tmp_path / "tensorboard").exists()
 
 
 # --- fine-tuning ---------------------------------------------------------------------------
