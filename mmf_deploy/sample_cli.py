@@ -69,29 +69,39 @@ def sample(
     if isinstance(found, CheckpointSource) and found.warning:
         typer.echo(f"warning: {found.warning}", err=True)
 
-    rows = max(1, len(scales))
-    samples = generate(
-        found,
-        numbers * rows,
-        None if labels is None else np.tile(labels, rows),
-        np.repeat(np.array(scales, np.float32), len(numbers)) if scales else None,
-    )
-    if rows > 1:
-        samples = samples.reshape(rows, len(numbers), *samples.shape[1:])
-    _write(samples, trajectory or rows > 1, out)
-    count = rows * len(numbers)
+    _write(_samples(found, numbers, labels, scales), trajectory or len(scales) > 1, out)
+    count = len(numbers) * max(1, len(scales))
     made = ("path" if trajectory else "sample") + ("s" if count > 1 else "")
     typer.echo(f"{count} {made} from {path}: {out}")
     typer.echo(_description(found, seeds, label, scales))
     if trajectory:
         typer.echo("a row is a seed, its columns the path from noise (t = 1) to sample (t = 0)")
-    elif rows > 1:
+    elif len(scales) > 1:
         typer.echo("a row is a guidance scale, a column a seed")
-    if isinstance(found, BundleSource):
-        typer.echo(f"next: mmf-serve {path}")
-    elif found.steps == 1:  # what an export freezes
-        chosen = f" --weights {weights}" if weights else ""
-        typer.echo(f"next: mmf-export {path}{chosen}")
+    if follow := _next(found, path, weights):
+        typer.echo(f"next: {follow}")
+
+
+def _samples(
+    source: Source, seeds: list[int], labels: NDArray[np.int64] | None, scales: list[float]
+) -> NDArray[Any]:
+    """Samples [N, …]; with several guidance scales [scales, N, …], the same seeds for each."""
+    rows = max(1, len(scales))
+    samples = generate(
+        source,
+        seeds * rows,
+        None if labels is None else np.tile(labels, rows),
+        np.repeat(np.array(scales, np.float32), len(seeds)) if scales else None,
+    )
+    return samples.reshape(rows, len(seeds), *samples.shape[1:]) if rows > 1 else samples
+
+
+def _next(source: Source, path: Path, weights: str | None) -> str | None:
+    """The command that goes on from here; an export freezes one step."""
+    if isinstance(source, BundleSource):
+        return f"mmf-serve {path}"
+    chosen = f" --weights {weights}" if weights else ""
+    return f"mmf-export {path}{chosen}" if source.steps == 1 else None
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,12 +69,7 @@ def bench_step(
     from .read_recipe import load_config
     from .step_variants import variants
 
-    if not 0 < seconds < math.inf:
-        raise ConfigError(f"--seconds {seconds:g}: expected more than 0")
-    if out is not None:
-        if out.exists() and not out.is_dir():
-            raise ConfigError(f"--out {out}: is a file; expected a directory")
-        out.mkdir(parents=True, exist_ok=True)
+    _check(seconds, out)
     plan = Plan(
         recipe=load_config(recipe),
         spec=SampleSpec(shape=_integers("--shape", shape), classes=classes),
@@ -88,15 +84,11 @@ def bench_step(
         f"{recipe}, batch {batch} of {shape.replace(',', '×')}, {plan.device}, "
         f"threads {plan.threads}, about {seconds:g} s"
     )
-    given = (
-        shape,
-        f"{classes}",
-        gap_fraction,
-        f"{batch}",
-        f"{seconds:g}",
-        f"{threads or ''}",
-        device,
-    )
+    given = {
+        "--shape": shape, "--classes": f"{classes}", "--gap-fraction": gap_fraction,
+        "--batch": f"{batch}", "--seconds": f"{seconds:g}", "--threads": f"{threads or ''}",
+        "--device": device,
+    }  # fmt: skip
     command = _command(recipe, given)
     with TaskProgress("%", 100) as progress:
         report = measure(plan, command, progress.show)
@@ -105,6 +97,15 @@ def bench_step(
         typer.echo(line)
     if out is not None:
         _write(report, out / "bench-step.json")
+
+
+def _check(seconds: float, out: Path | None) -> None:
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"--seconds {seconds:g}: expected more than 0")
+    if out is not None:
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"--out {out}: is a file; expected a directory")
+        out.mkdir(parents=True, exist_ok=True)
 
 
 def _integers(option: str, text: str) -> tuple[int, ...]:
@@ -124,11 +125,11 @@ def _shares(option: str, text: str) -> tuple[float, ...]:
     return shares
 
 
-def _command(recipe: str, given: tuple[str, ...]) -> str:
+def _command(recipe: str, given: Mapping[str, str]) -> str:
     """The command that repeats this report, with every value that is not a default."""
     parts = ["mmf", "bench-step", *([recipe] if recipe != "cifar10-small" else [])]
-    for (option, default), value in zip(DEFAULTS.items(), given, strict=True):
-        parts += [option, value] if value != default else []
+    for option, value in given.items():
+        parts += [option, value] if value != DEFAULTS[option] else []
     return shlex.join(parts)
 
 

@@ -18,7 +18,7 @@ from mmf_deploy.nn.dropout import Dropout
 from mmf_deploy.spec import SampleSpec
 
 from .derivative import DERIVATIVES
-from .objective import Net, Number, modular_meanflow
+from .objective import Number, modular_meanflow
 from .objective_config import Objective
 from .time_pairs import TimePairs
 from .training_step import Inputs, TrainingStep
@@ -114,19 +114,8 @@ def _derivative_and_gradient(
         update={"derivative": derivative, "path": "linear", "target": "velocity",
                 "tangent": "conditional"}
     )  # fmt: skip
-    return dudt.detach(), gradient_of(net, net, parts, x0, x1, times)
-
-
-def gradient_of(
-    net: nn.Module, call: Net, parts: Objective, x0: Tensor, x1: Tensor, times: TimePairs
-) -> Tensor:
-    """Gradient of the mean loss at λ = 1 in the weights of ``net``, flat."""
-    net.zero_grad(set_to_none=True)
-    loss = modular_meanflow(call, x0, x1, times, 1.0, parts).loss.mean()
-    loss.backward()  # type: ignore[no-untyped-call]
-    found = [p.grad.flatten() for p in net.parameters() if p.grad is not None]
-    net.zero_grad(set_to_none=True)
-    return torch.cat(found)
+    loss = modular_meanflow(net, x0, x1, times, 1.0, parts).loss.mean()
+    return dudt.detach(), _gradient(net, loss)
 
 
 def compile_step(
@@ -149,10 +138,12 @@ def compile_step(
         rates = [layer.p for layer in layers]
         for layer in layers:
             layer.p = 0.0
-        expected = _gradient(step, inputs, lam, levels)
+        expected = _gradient(step, step(inputs, lam, levels)[0])
         try:
             step.compile(dynamic=False)
-            difference = relative_difference(_gradient(step, inputs, lam, levels), expected)
+            difference = relative_difference(
+                _gradient(step, step(inputs, lam, levels)[0]), expected
+            )
         except Exception as e:  # whatever the compiler raises, the run goes on without it
             difference = math.inf
             why = f"{type(e).__name__}: {' '.join(str(e).split())[:160]}"
@@ -169,10 +160,10 @@ def compile_step(
     return False, f"the step is not compiled: {why}"
 
 
-def _gradient(step: TrainingStep, inputs: Inputs, lam: Number, levels: Number) -> Tensor:
-    step.zero_grad(set_to_none=True)
-    loss, _ = step(inputs, lam, levels)
-    loss.backward()
-    found = torch.cat([p.grad.flatten() for p in step.parameters() if p.grad is not None])
-    step.zero_grad(set_to_none=True)
-    return found
+def _gradient(module: nn.Module, loss: Tensor) -> Tensor:
+    """Gradient of a loss in all weights, flat; the module keeps none of it."""
+    module.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    found = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
+    module.zero_grad(set_to_none=True)
+    return torch.cat(found)

@@ -17,7 +17,7 @@ from mmf_deploy.spec import SampleSpec
 
 from .config import LoopConfig, TrainConfig
 from .data.base import Source
-from .draws import draw_step
+from .draws import Draws, draw_step
 from .ema import EMA
 from .gradient_check import choose_derivative, compile_step
 from .init_from import initialise
@@ -112,7 +112,7 @@ class Learner:
         )
         if self.config.loop.compile:
             parts = self.processes.count * self.config.loop.accumulate
-            inputs = self._inputs(0, 0, 0, parts)
+            inputs = self.inputs(0, self.draw(0), 0, parts)
             done, note = compile_step(step, inputs, *self._schedule(objective.warmup_steps))
             self.compiled = not self.processes.any(not done)
             self.notes.append(note)
@@ -138,8 +138,11 @@ class Learner:
         lam, levels = self._schedule(step)
         self.optimizer.zero_grad(set_to_none=True)
         losses, errors, times = [], [], []
+        draws = self.draw(step, attempt)
         for k in range(loop.accumulate):
-            inputs = self._inputs(step, attempt, rank * loop.accumulate + k, count)
+            part = rank * loop.accumulate + k
+            inputs = self.inputs(step, draws, part, count)
+            torch.manual_seed(self._seed(step, attempt, "part", part))  # dropout's own
             last = k == loop.accumulate - 1
             with nullcontext() if last else self.processes.without_sync(self.step):
                 try:
@@ -167,21 +170,28 @@ class Learner:
             levels = torch.tensor(float(levels), device=device)
         return lam, levels
 
-    def _inputs(self, step: int, attempt: int, part: int, count: int) -> Inputs:
-        config, seed = self.config, self.config.seed
-        every = batch_indices(seed, step, config.loop.batch_size, len(self.source))
-        batch = self.source.batch(every[part::count])
-        following = batch_indices(seed, step + 1, config.loop.batch_size, len(self.source))
-        self.source.prefetch(following[part::count])
-        what = ("step", step, "attempt", attempt) if attempt else ("step", step)
-        torch.manual_seed(derive(seed, *what))
+    def draw(self, step: int, attempt: int = 0) -> Draws:
+        """The random numbers of a whole step."""
+        config = self.config
+        torch.manual_seed(self._seed(step, attempt))
         shape = (config.loop.batch_size, *self.spec.shape)
+        return draw_step(config.objective, config.augment, shape, step, self.processes.device)
+
+    def inputs(self, step: int, draws: Draws, part: int = 0, count: int = 1) -> Inputs:
+        """Data and random numbers of every ``count``-th sample of a step from ``part`` on."""
+        size, seed = self.config.loop.batch_size, self.config.seed
+        rows, following = (
+            batch_indices(seed, k, size, len(self.source))[part::count] for k in (step, step + 1)
+        )
+        batch = self.source.batch(rows)
+        self.source.prefetch(following)
         device = self.processes.device
-        draws = draw_step(config.objective, config.augment, shape, step, device)
-        torch.manual_seed(derive(seed, *what, "part", part))  # dropout's own
-        own = draws.part(part, count)
-        inputs = prepare(batch, own, self.spec, config.network, device)
-        return inputs.laid_out(_layout(self.spec))
+        found = prepare(batch, draws.part(part, count), self.spec, self.config.network, device)
+        return found.laid_out(_layout(self.spec))
+
+    def _seed(self, step: int, attempt: int, *part: int | str) -> int:
+        what = ("step", step, "attempt", attempt) if attempt else ("step", step)
+        return derive(self.config.seed, *what, *part)
 
     def update(self, step: int, lr_scale: float) -> float:
         """Move weights and averages; returns the learning rate."""

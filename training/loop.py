@@ -154,8 +154,10 @@ class Trainer:
         self.recovery = Recovery()
         if found is not None:
             refuse_another_config(self.config, found, self.directory.path)
-            for change in changed_setting(found, machine) + moved(self.config, found):
+            for change in changed_setting(found, machine):
                 self._say(f"warning: {change}; the run goes on, but not bit for bit as it would")
+            for change in moved(self.config, found):
+                self._say(f"warning: {change}; the run goes on as if it were the same data")
             self._load(found)
             if self.main:
                 self.directory.rewind_log(found.step)

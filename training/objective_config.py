@@ -12,7 +12,6 @@ from mmf_deploy.errors import ConfigError, nearest
 
 from .consistency import ConsistencyConfig, snap
 from .guidance import GuidanceConfig
-from .objective import Condition, LossTerms, Net, modular_meanflow
 from .schedules import curriculum
 from .time_pairs import TimePairs, TimePairsConfig, draw
 
@@ -171,18 +170,3 @@ class Objective(BaseModel):
             return times
         t = snap(times.t, self.levels_at(step))
         return TimePairs(torch.zeros_like(t), t, batch)
-
-    def __call__(self, net: Net, x0: Tensor, condition: Condition, step: int) -> LossTerms:
-        """The loss of one batch, with noise and times from the global random generator.
-
-        Args:
-            net: u(x, r, t, **condition).
-            x0: data, float32 [B, …].
-            condition: further inputs of the network.
-            step: the optimiser step, for λ.
-        """
-        x1 = torch.randn_like(x0)
-        times = self.draw_times(len(x0), x0.device, step)
-        return modular_meanflow(
-            net, x0, x1, times, self.lam_at(step), self, condition, levels=self.levels_at(step)
-        )

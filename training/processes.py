@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mmf_deploy.errors import TrainingError
 
 T = TypeVar("T")
-_LOST = ("gloo", "nccl", "connection", "socket", "peer", "timed out", "store")
+_LOST = ("gloo", "nccl", "connection", "socket", "peer", "timed out", "tcpstore")
 
 
 class Processes(Protocol):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from mmf_deploy.training.bench_step import Plan, measure, rows, time_step
-from mmf_deploy.training.bench_step_cli import _command, conclusions
+from mmf_deploy.training.bench_step_cli import DEFAULTS, _command, conclusions
 from mmf_deploy.training.read_recipe import load_config
 from mmf_deploy.training.step_variants import (
     BASELINE,
@@ -113,7 +113,7 @@ def test_naive_step_is_the_same_loss_with_the_same_gradient(spec, lam):
     mlp = load_config("digits", ["network={type: mlp, width: 32, depth: 2}"])
     learner = build_learner(RECIPE if spec.is_image else mlp, spec, 8, "cpu")
     select(learner, Variant("mmf", lam, "jvp", 0.75))
-    ours, inputs = learner.step, learner._inputs(0, 0, 0, 1)
+    ours, inputs = learner.step, learner.inputs(0, learner.draw(0))
     assert isinstance(ours, TrainingStep)
     assert bool((inputs.times.r < inputs.times.t).any() & (inputs.times.r == inputs.times.t).any())
     select(learner, Variant(NAIVE, lam, "jvp"))
@@ -166,8 +166,9 @@ def test_the_command_ends_with_the_table_and_the_file(monkeypatch, capsys, tmp_p
 
 
 def test_the_recorded_command_names_no_defaults():
-    given = ("3,32,32", "10", "0.25,0.75", "16", "60", "", "auto")
-    assert _command("cifar10-small", given) == "mmf bench-step"
+    assert _command("cifar10-small", DEFAULTS) == "mmf bench-step"
+    given = {**DEFAULTS, "--batch": "8"}
+    assert _command("digits", given) == "mmf bench-step digits --batch 8"
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_a_step_that_cannot_be_compiled_goes_on_without(monkeypatch):
 
 def test_a_compiled_step_with_another_gradient_is_not_used():
     found = learner()
-    inputs = found._inputs(0, 0, 0, 1)
+    inputs = found.inputs(0, found.draw(0))
     step = found.step
     before = [p.detach().clone() for p in step.parameters()]
 

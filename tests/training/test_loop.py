@@ -157,7 +157,7 @@ def test_the_ends_that_the_data_couples_reach_the_loss(tmp_path):
     config = load_config("ode", ["data.supervise=trajectory", "data.size=64", "loop.batch_size=16"])
     source = config.load_data()
     learner = Learner(config, source, OneProcess("cpu"))
-    inputs = learner._inputs(3, 0, 0, 1)
+    inputs = learner.inputs(3, learner.draw(3))
     indices = batch_indices(config.seed, 3, 16, len(source))
     batch = source.batch(indices)
     assert torch.equal(inputs.x1, batch.x1)
@@ -171,7 +171,8 @@ def test_a_guided_recipe_trains_the_null_label_and_a_slider(tmp_path):
     result = Trainer(config, tmp_path / "run", threads=1).run()
     found = checkpoint.read(result.checkpoint)
     assert found.spec.guidance == (1.0, 3.0)
-    inputs = Learner(config, config.load_data(), OneProcess("cpu"))._inputs(0, 0, 0, 1)
+    learner = Learner(config, config.load_data(), OneProcess("cpu"))
+    inputs = learner.inputs(0, learner.draw(0))
     label, omega = inputs.condition["label"], inputs.condition["guidance"]
     assert (omega[label == 10] == 1).all()
     assert (omega[label < 10] > 1).any()
@@ -182,7 +183,7 @@ def test_augmented_images_come_with_their_labels(tmp_path):
     config = load_config("digits", sets)
     assert Trainer(config, tmp_path / "run", threads=1).run().finished
     learner = Learner(config, config.load_data(), OneProcess("cpu"))
-    inputs = learner._inputs(0, 0, 0, 1)
+    inputs = learner.inputs(0, learner.draw(0))
     plain = config.load_data().batch(batch_indices(config.seed, 0, 16, 1797)).x0
     assert inputs.condition["augment"].shape == (16, 6)
     assert inputs.condition["augment"].abs().sum(1).min() > 0

@@ -113,7 +113,11 @@ def test_named_objective_gives_finite_loss_and_gradient(name):
     net = random_mlp()
     objective = Objective.model_validate({"name": name})
     torch.manual_seed(0)
-    terms = objective(net, S * torch.randn(32, 4), {}, step=50_000)
+    x0, x1, step = S * torch.randn(32, 4), torch.randn(32, 4), 50_000
+    terms = modular_meanflow(
+        net, x0, x1, objective.draw_times(32, "cpu", step), objective.lam_at(step), objective,
+        levels=objective.levels_at(step),
+    )  # fmt: skip
     terms.loss.mean().backward()
     assert terms.loss.shape == (32,)
     assert torch.isfinite(terms.loss).all()
