@@ -11,7 +11,7 @@ COPY mmf_deploy ./mmf_deploy
 COPY training ./training
 COPY export ./export
 COPY serve ./serve
-RUN pip install --no-cache-dir -c constraints.txt ".[serve,cpu]"
+RUN pip install --no-cache-dir -c constraints.txt ".[serve,cpu,sign]"
 
 USER mmf
 WORKDIR /home/mmf

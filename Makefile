@@ -2,15 +2,18 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := train,export,serve,cpu,bench
+EXTRAS := train,export,serve,cpu,openvino,bench
 
-.PHONY: quickstart test lint format bench-cifar10 bench-step objectives results digits-bundle \
+.PHONY: quickstart test lint format bench-cifar10 bench-cifar10-gpu bench-digits export-study bench-step objectives results digits-bundle \
 	clean help
 
 help:
 	@echo "make quickstart     train, export, benchmark and serve digits (minutes on two cores)"
 	@echo "make test           lint, types and the default test suite"
-	@echo "make bench-cifar10  latency of the 55.9M CIFAR-10 network against PyTorch eager"
+	@echo "make bench-cifar10  latency of the 55.9M CIFAR-10 network against PyTorch (10 minutes)"
+	@echo "make bench-digits   latency of every variant of the digits network"
+	@echo "make bench-cifar10-gpu  the same on an NVIDIA GPU, batch 1 to 256"
+	@echo "make export-study   forms of its graph, and int8 layer by layer (20 minutes)"
 	@echo "make bench-step     what an optimiser step costs against flow matching (10 minutes)"
 	@echo "make objectives     train digits with every objective, three seeds each (40 minutes)"
 	@echo "make results         measure anew what the README shows"
@@ -20,7 +23,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/mmf quickstart
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -37,9 +40,38 @@ format: $(VENV)/.installed-dev
 
 bench-cifar10: $(VENV)/.installed
 	$(BIN)/mmf train cifar10-random --out runs/cifar10-random
-	$(BIN)/mmf export runs/cifar10-random --out bundles/cifar10-random --force
-	$(BIN)/mmf bench bundles/cifar10-random --baseline runs/cifar10-random \
-		--batches 1 --threads $$(nproc) --seconds 60 --out runs/cifar10-random/bench
+	$(BIN)/mmf export runs/cifar10-random --out bundles/cifar10-random --force \
+		--target onnxruntime-cpu,openvino,plain --precision fp32,bf16,int8
+	$(BIN)/mmf bench bundles/cifar10-random --baseline runs/cifar10-random --pytorch eager,compile,bf16 \
+		--batches 1 --threads $$(nproc) --seconds 180 --out runs/cifar10-random/bench
+
+# needs an NVIDIA GPU, and onnxruntime-gpu in place of onnxruntime
+bench-cifar10-gpu: $(VENV)/.installed
+	$(BIN)/mmf train cifar10-random --out runs/cifar10-random
+	$(BIN)/mmf export runs/cifar10-random --out bundles/cifar10-random-gpu --force \
+		--target onnxruntime-cuda --precision fp32,fp16
+	$(BIN)/mmf bench bundles/cifar10-random-gpu --baseline runs/cifar10-random --device cuda \
+		--pytorch eager,compile,channels_last,bf16,compile-bf16,cudagraph \
+		--batches 1,8,64,256 --threads 1 --seconds 30 --out runs/cifar10-random/bench-gpu
+
+FORMS := mmf export runs/cifar10-random --target onnxruntime-cpu,openvino --tune --samples 16
+CURVE := mmf export runs/cifar10-random --target onnxruntime-cpu,openvino --precision int8 --curve
+
+export-study: $(VENV)/.installed
+	$(BIN)/mmf train cifar10-random --out runs/cifar10-random
+	$(BIN)/$(FORMS) --out bundles/export-forms --force
+	$(BIN)/python benchmarks/collect_export.py bundles/export-forms \
+		benchmarks/results/export-forms-cpu.json "$(FORMS)"
+	$(BIN)/$(CURVE) --out bundles/export-int8 --force
+	$(BIN)/python benchmarks/collect_export.py bundles/export-int8 \
+		benchmarks/results/export-int8-cpu.json "$(CURVE)"
+
+bench-digits: $(VENV)/.installed
+	$(BIN)/mmf train digits --out runs/digits
+	$(BIN)/mmf export runs/digits --out bundles/digits-all --force \
+		--target onnxruntime-cpu,openvino,plain --precision fp32,bf16,int8
+	$(BIN)/mmf bench bundles/digits-all --baseline runs/digits --batches 1 --threads 1 \
+		--seconds 30 --out runs/digits/bench
 
 bench-step: $(VENV)/.installed
 	$(BIN)/mmf bench-step --seconds 240 --device cpu --out runs/bench-step
@@ -49,10 +81,11 @@ objectives: $(VENV)/.installed
 	$(BIN)/python benchmarks/objectives.py
 
 # measure anew what the README shows
-results: bench-cifar10
+results: bench-cifar10 bench-digits export-study
 	rm -rf runs/quickstart
 	$(BIN)/mmf quickstart
-	mkdir -p benchmarks/results/cifar10-random-cpu
+	mkdir -p benchmarks/results/cifar10-random-cpu benchmarks/results/digits-cpu
+	cp runs/digits/bench/bench.json runs/digits/bench/bench.png benchmarks/results/digits-cpu/
 	cp runs/cifar10-random/bench/bench.json runs/cifar10-random/bench/bench.png \
 		benchmarks/results/cifar10-random-cpu/
 	cp runs/quickstart/quickstart.json benchmarks/results/quickstart-cpu.json

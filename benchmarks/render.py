@@ -56,24 +56,98 @@ def quickstart(found: dict[str, Any]) -> str:
 def speed(found: dict[str, Any]) -> str:
     """Latency of the CIFAR-10 network."""
     machine = found["machine"]
+    others = list(dict.fromkeys(name for row in found["rows"] for name in row["versus"]))
+    head = ["engine", "median", "p90", "images/s", "memory", "against PyTorch eager"]
+    head += [f"against `{name}`" for name in others]
     lines = [
-        f"The 55.9M network of the public CIFAR-10 MeanFlow model, random weights, "
-        f"{machine['cores']} cores ({machine['cpu']}), by `make bench-cifar10`\n"
+        f"The 55.9M network of the public CIFAR-10 MeanFlow model, random weights, batch "
+        f"{found['rows'][0]['batch']}, {found['rows'][0]['threads']} threads\n({machine['cpu']}), "
+        "every engine in its own process, taking turns, by `make bench-cifar10`\n"
         "([results](benchmarks/results/cifar10-random-cpu/bench.json)):\n",
-        "| engine | threads | batch | median | p90 | images/s | against PyTorch eager |",
-        "|---|---|---|---|---|---|---|",
+        f"| {' | '.join(head)} |",
+        "|---" * len(head) + "|",
     ]
     for row in found["rows"]:
+        name = row["variant"]
         cells = [
-            f"{row['engine']} {row['variant']}",
-            row["threads"],
-            row["batch"],
+            name if name.startswith(row["engine"]) else f"{row['engine']} {name}",
             f"{row['median_ms']:.0f} ms",
             f"{row['p90_ms']:.0f} ms",
             f"{row['images_per_s']:.1f}",
+            f"{row['memory_mb']:,.0f} MB",
             f"{row['speedup']:.2f}×",
+            *(f"{row['versus'][other]:.2f}×" for other in others),
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def _of_export(found: dict[str, Any], result: str) -> str:
+    machine = found["machine"]
+    return (
+        f"{found['parameters'] / 1e6:.1f}M CIFAR-10 network, batch 1, {machine['cores']} cores "
+        f"({machine['cpu']}), by\n`{found['command']}`\n"
+        f"([results](../benchmarks/results/{result})):\n"
+    )
+
+
+def frozen_time(found: dict[str, Any]) -> str:
+    """What folding the embedding saves."""
+    machine = found["machine"]
+    rows = {row["variant"]: row for row in found["rows"]}
+    lines = [
+        f"The {found['parameters'] / 1e6:.2f}M digits network, labels as an input, batch 1, one "
+        f"thread ({machine['cpu']}), ONNX Runtime, by\n`{found['command']}` "
+        "([results](../benchmarks/results/digits-cpu/bench.json)):\n",
+        "| time | nodes | file | median | folded is faster |",
+        "|---|---|---|---|---|",
+    ]
+    for name, variant in (("r and t as tensors of the graph", "plain-fp32"), ("folded", "fp32")):
+        row, graph = rows[variant], found["graphs"][variant]
+        ratio = rows["fp32"]["versus"]["plain-fp32"]
+        lines.append(
+            f"| {name} (`{variant}`) | {graph['nodes']:,} | {graph['bytes'] / 1e6:.2f} MB | "
+            f"{row['median_ms']:.3f} ms | {'' if variant != 'fp32' else f'{ratio:.2f}×'} |"
+        )
+    return "\n".join(lines)
+
+
+def forms(found: dict[str, Any]) -> str:
+    """The candidate forms of graph and their times."""
+    targets = list(found["forms"])
+    lines = [
+        _of_export(found, "export-forms-cpu.json"),
+        f"| normalisation | upsampling | opset | {' | '.join(f'`{t}`' for t in targets)} |",
+        "|---" * (3 + len(targets)) + "|",
+    ]
+    for tried in zip(*found["forms"].values(), strict=True):
+        cells = [
+            f"**{form['latency_ms']:.1f} ms**"
+            if form["latency_ms"] == min(f["latency_ms"] for f in found["forms"][target])
+            else f"{form['latency_ms']:.1f} ms"
+            for target, form in zip(targets, tried, strict=True)
+        ]
+        first = tried[0]
+        upsampling = first.get("upsampling", "transposed")
+        form = [first["normalisation"], upsampling, first["opset"], *cells]
+        lines.append(f"| {' | '.join(map(str, form))} |")
+    return "\n".join(lines)
+
+
+def int8_curve(found: dict[str, Any]) -> str:
+    """Quality against speed of int8."""
+    curves = {name: c["curve"] for name, c in found["int8"].items() if c["curve"]}
+    lines = [_of_export(found, "export-int8-cpu.json")]
+    head = ["layers in int8", "of the multiplications", "PSNR", *(f"`{n}`" for n in curves)]
+    lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    timed = {
+        name: {p["layers"]: p for p in curve if p["latency_ms"] is not None}
+        for name, curve in curves.items()
+    }
+    for layers, point in next(iter(timed.values())).items():
+        psnr = "equal" if point["psnr"] >= 999 else f"{point['psnr']:.1f} dB"
+        times = [f"{t[layers]['latency_ms']:.1f} ms" if layers in t else "" for t in timed.values()]
+        lines.append(f"| {layers} | {point['share']:.0%} | {psnr} | {' | '.join(times)} |")
     return "\n".join(lines)
 
 
@@ -159,6 +233,9 @@ SECTIONS = {
     "quickstart": Section("README.md", "quickstart-cpu.json", quickstart),
     "speed": Section("README.md", "cifar10-random-cpu/bench.json", speed),
     "objectives": Section("docs/objective.md", "objectives-digits-cpu.json", objectives),
+    "frozen-time": Section("docs/export.md", "digits-cpu/bench.json", frozen_time),
+    "forms": Section("docs/export.md", "export-forms-cpu.json", forms),
+    "int8-curve": Section("docs/export.md", "export-int8-cpu.json", int8_curve),
     "bench-step": Section("docs/objective.md", "bench-step-cpu.json", bench_step),
 }
 PAGES = tuple(dict.fromkeys(section.page for section in SECTIONS.values()))

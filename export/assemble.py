@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import math
 import platform
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,169 +17,255 @@ import numpy as np
 import onnx
 import torch
 
-from mmf_deploy import __version__, bundle, checkpoint
-from mmf_deploy.errors import ConfigError
+from mmf_deploy import __version__, bundle, files
 from mmf_deploy.golden import Golden
 from mmf_deploy.images import save_grid
-from mmf_deploy.nn.sampler import Sampler
+from mmf_deploy.nn.judge import Judge
 from mmf_deploy.spec import SampleSpec
 
+from .build import Builder, Built, share_files
 from .card import render
-from .graph import fixed_inputs, frozen_sampler
-from .parity import BATCHES, TOLERANCES, compare, judge
-from .to_onnx import OPSET, GraphFacts, export_onnx
+from .gates import LIMITS, judge_variant, limits_of
+from .measurements import latency_ms
+from .origin import Origin, from_checkpoint
+from .parity import Parity, compare
+from .plan import Planned, Request, make_plan, options_of, refuse_to_overwrite
+from .reference import Reference, samples_to_compare
 
 GOLDEN_SEEDS = 16
+FLOOR_ATTEMPTS = 4
+"""Builds of an int8 variant with fewer and fewer layers, until its images reach the floor."""
+Layers = Callable[[str, int, int], None]
+
+__all__ = ["Request", "export_bundle", "export_origin"]
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to export.
+class Compared:
+    """A built variant with what its comparison gave.
 
     Attributes:
-        source: a checkpoint or a run.
-        out: where the bundle shall lie; it must not exist unless ``force``.
-        weights: "model" or an average; the slowest average if None.
+        variant: the manifest's entry.
+        golden: what its engine gave for the golden seeds, float32 [16, *shape].
+        exact: compared by the engine that will serve it.
     """
 
-    source: Path
-    out: Path
-    weights: str | None = None
-    force: bool = False
+    built: Built
+    variant: bundle.Variant
+    parity: Parity
+    golden: np.ndarray[Any, np.dtype[np.float32]]
+    exact: bool
 
 
 def export_bundle(
-    request: Request, on_progress: Callable[[str, int], None] = lambda stage, done: None
-) -> tuple[bundle.Bundle, GraphFacts]:
-    """Export a checkpoint as a bundle with an fp32 ONNX variant.
+    request: Request,
+    on_progress: Callable[[str, int], None] = lambda stage, done: None,
+    on_layers: Layers = lambda what, done, total: None,
+) -> bundle.Bundle:
+    """Export a checkpoint; see ``export_origin``.
+
+    Raises:
+        CheckpointError: the source cannot be read.
+    """
+    refuse_to_overwrite(request.out, request.force)
+    origin = from_checkpoint(request.source, request.weights)
+    return export_origin(origin, request, on_progress, on_layers)
+
+
+def export_origin(
+    origin: Origin,
+    request: Request,
+    on_progress: Callable[[str, int], None] = lambda stage, done: None,
+    on_layers: Layers = lambda what, done, total: None,
+) -> bundle.Bundle:
+    """Export a network as a bundle with every variant of the request.
 
     Args:
         on_progress: called with the stage and the images made so far, of ``images_to_make``.
+        on_layers: called during a search over the layers to quantise.
     Raises:
-        CheckpointError: the source cannot be read.
-        ConfigError: ``out`` exists.
-        ParityError: the graph differs from the checkpoint; nothing is written.
+        ConfigError: ``out`` exists, or the request asks for what cannot be.
+        ParityError: a variant differs too much from the network; nothing is written.
     """
-    refuse_to_overwrite(request)
-    source = checkpoint.read(request.source)
-    weights = request.weights or source.default_weights()
-    sampler = frozen_sampler(source, weights)
-    count = _sample_count(source.spec)
+    refuse_to_overwrite(request.out, request.force)
+    planned, _ = make_plan(request, origin.spec)
+    origin = freeze(origin, request)
     done = 0
 
-    def made(images: int, stage: str = "comparing") -> None:
+    def made(stage: str, images: int) -> None:
         nonlocal done
         done += images
         on_progress(stage, done)
 
     with tempfile.TemporaryDirectory() as scratch:
-        graph = Path(scratch) / "model.fp32.onnx"
-        made(0, "tracing")
-        facts = export_onnx(sampler, source.spec, graph)
-        made(0)
-        parity = compare(sampler, source.spec, graph, BATCHES, made)
-        judge(parity, TOLERANCES["fp32"], graph.name)
-        variant = bundle.Variant(
-            name="fp32", file=graph.name, precision="fp32", opset=OPSET, parity=parity.as_dict()
-        )
-        manifest = _manifest(request, source, weights, variant, sampler)
-
-        def fill(directory: Path) -> None:
-            shutil.copy(graph, directory / graph.name)
-            _golden(sampler, source.spec).save(directory / bundle.GOLDEN)
-            made(GOLDEN_SEEDS, "writing")
-            _samples(sampler, source.spec, count, directory / "samples.png")
-            made(count, "writing")
-            (directory / "README.md").write_text(render(manifest, {variant.name: facts}))
-
-        written = bundle.write(request.out, manifest, fill)
-    return written, facts
+        count = samples_to_compare(origin.spec, request.samples)
+        builder = Builder(origin, request, Path(scratch), count, made, on_layers)
+        judge = None if origin.judge is None else Judge.load(origin.judge)
+        compared = [_compared(builder, one, judge, request, made) for one in planned]
+        shared = share_files([c.built for c in compared])
+        compared = [
+            replace(c, built=b, variant=c.variant.model_copy(update={"file": b.path.name}))
+            for c, b in zip(compared, shared, strict=True)
+        ]
+        return _write(request, origin, builder, compared)
 
 
-def refuse_to_overwrite(request: Request) -> None:
-    """Raise ConfigError if something is in the way that may not be replaced."""
-    out = request.out
-    if not out.name or out.name == "..":
-        raise ConfigError(f"--out {out}: give the bundle a name, for example bundles/digits")
-    if not out.exists():
-        return
-    if not request.force:
-        raise ConfigError(f"{out} exists; choose another --out, or replace it with --force")
-    if not out.is_dir() or (not (out / bundle.MANIFEST).is_file() and any(out.iterdir())):
-        raise ConfigError(f"{out} is not a bundle; --force replaces only bundles")
+def freeze(origin: Origin, request: Request) -> Origin:
+    """The origin with the request's fixed inputs: constants now, and no inputs of a sample."""
+    source = origin.source.model_copy(
+        update={
+            "label": request.label,
+            "guidance": request.guidance,
+            "options": options_of(request),
+        }
+    )
+    spec: dict[str, Any] = {}
+    if request.label is not None:
+        spec |= {"classes": 0, "class_names": ()}
+    if request.guidance is not None:
+        spec["guidance"] = None
+    return replace(origin, source=source, spec=origin.spec.model_copy(update=spec))
 
 
-def _manifest(
+def _compared(
+    builder: Builder,
+    planned: Planned,
+    judge: Judge | None,
     request: Request,
-    source: checkpoint.Checkpoint,
-    weights: str,
-    variant: bundle.Variant,
-    sampler: Sampler,
-) -> bundle.Manifest:
-    return bundle.Manifest(
+    made: Callable[[str, int], None],
+) -> Compared:
+    """Build one variant, compare it image by image, refuse it if a gate fails."""
+    expected = builder.reference(planned.steps)
+    limits = limits_of(planned.precision, request.min_psnr)
+    margin = 0.0
+    for _ in range(FLOOR_ATTEMPTS):
+        built = builder.build(planned, margin)
+        with builder.opened(planned, built.path) as engine:
+            stage = f"{planned.name}: comparing"
+            parity, output = compare(engine, expected, judge, lambda n, s=stage: made(s, n))  # type: ignore[misc]
+            milliseconds = latency_ms(engine)
+        # the layers were chosen on fewer seeds, and by ONNX Runtime
+        missing = limits.psnr - parity.psnr
+        if planned.precision != "int8" or "psnr" in request.allow or not missing > 0:
+            break
+        margin += missing + 0.1
+    exceptions = judge_variant(
+        planned.name,
+        planned.precision,
+        parity,
+        expected.spec,
+        request.min_psnr,
+        request.allow,
+    )
+    builder.measured.latency[planned.name] = {"batch1_ms": milliseconds, "on": planned.verified}
+    variant = builder.variant(built).model_copy(
+        update={"parity": parity.as_dict(), "exceptions": exceptions}
+    )
+    exact = planned.verifier == (planned.target.engine, planned.target.device)
+    return Compared(built, variant, parity, output.sample[:GOLDEN_SEEDS], exact)
+
+
+def _write(
+    request: Request, origin: Origin, builder: Builder, compared: list[Compared]
+) -> bundle.Bundle:
+    first = builder.reference(compared[0].variant.steps)
+    manifest = bundle.Manifest(
         name=request.out.name,
-        spec=source.spec,
-        variants=[variant],
-        source=bundle.Source(
-            run=str(source.meta.get("name", "unknown")),
-            command=str(source.meta.get("command", "")),
-            step=source.step,
-            weights=weights,
-            weights_sha256=source.weights_hash(weights),
-            parameters=sum(p.numel() for p in sampler.net.parameters()),
-        ),
-        recipe=source.config,
-        quality=_measured_quality(source),
-        versions={
-            "mmf-deploy": __version__,
-            "torch": torch.__version__,
-            "onnx": onnx.__version__,
-            "python": platform.python_version(),
-        },
+        spec=origin.spec,
+        variants=[c.variant for c in compared],
+        source=origin.source,
+        recipe=origin.recipe,
+        quality=origin.quality if _unchanged(origin) else {},
+        versions=_versions(compared),
     )
 
+    def fill(directory: Path) -> None:
+        for path in {c.built.path for c in compared}:
+            shutil.copy(path, directory / path.name)
+        _golden(builder, first, compared).save(directory / bundle.GOLDEN)
+        _samples(first, directory / "samples.png")
+        builder.measured.save(directory, manifest.versions)
+        (directory / "README.md").write_text(render(manifest))
 
-def _measured_quality(source: checkpoint.Checkpoint) -> dict[str, Any]:
-    """What training measured of this very checkpoint, if it did."""
-    path = source.path.parent.parent / "evaluation.json"
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if found.pop("step", None) == source.step else {}
+    return bundle.write(request.out, manifest, fill, sign_key=request.sign_key)
 
 
-@torch.inference_mode()
-def _golden(sampler: Sampler, spec: SampleSpec) -> Golden:
-    inputs = fixed_inputs(spec, GOLDEN_SEEDS)
-    tolerance = TOLERANCES["fp32"]
+def _unchanged(origin: Origin) -> bool:
+    """What training measured holds for the generator with all its inputs."""
+    return origin.source.label is None and origin.source.guidance is None
+
+
+def _versions(compared: list[Compared]) -> dict[str, str]:
+    found = {
+        "mmf-deploy": __version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "python": platform.python_version(),
+    }
+    quantised = any("qdq" in c.variant.form.get("precision", "") for c in compared)
+    engines = {c.variant.verified.split()[0] for c in compared}
+    engines |= {"onnxruntime"} if quantised else set()
+    for package in ("numpy", "onnxscript", "onnx-ir", *sorted(engines)):
+        for name in (package, f"{package}-gpu"):
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                found[name] = metadata.version(name)
+    return found
+
+
+def _outputs(reference: Reference) -> np.ndarray[Any, Any]:
+    return reference.sample if reference.image is None else reference.image
+
+
+def _golden(builder: Builder, first: Reference, compared: list[Compared]) -> Golden:
+    rows = slice(0, GOLDEN_SEEDS)
+    inputs = first.inputs
+    outputs = _outputs(first)
     return Golden(
         seeds=np.arange(GOLDEN_SEEDS, dtype=np.int64),
-        labels=inputs.label,
-        guidance=inputs.guidance,
-        outputs=sampler(**inputs.tensors())[-1].numpy(),
-        tolerance={"fp32": tolerance.levels if spec.is_image else tolerance.absolute},
+        labels=None if inputs.label is None else inputs.label[rows],
+        guidance=None if inputs.guidance is None else inputs.guidance[rows],
+        outputs=outputs[rows],
+        other_steps={
+            str(n): _outputs(builder.reference(n))[rows]
+            for n in sorted({c.variant.steps for c in compared} - {compared[0].variant.steps})
+        },
+        tolerance={c.variant.name: _tolerance(c, first.spec) for c in compared},
+        samples={c.variant.name: c.golden for c in compared},
+        rms={c.variant.name: _allowed_rms(c) for c in compared},
+        graphs={c.variant.name: files.sha256(c.built.path) for c in compared},
     )
 
 
-def images_to_make(spec: SampleSpec) -> int:
-    """How many images an export evaluates, by both engines together."""
-    return 2 * sum(BATCHES) + GOLDEN_SEEDS + _sample_count(spec)
-
-
-def _sample_count(spec: SampleSpec) -> int:
-    """Images in samples.png; fewer where each costs a large network a quarter second."""
+def _tolerance(compared: Compared, spec: SampleSpec) -> float:
+    """Levels (images) or absolute (vectors) to PyTorch's outputs."""
+    limits = LIMITS[compared.variant.precision]
+    parity = compared.parity
     if not spec.is_image:
-        return 0
-    return 100 if spec.elements <= 1024 else 36
+        return max(limits.absolute or 0.0, 2 * parity.max_abs)
+    if limits.levels is not None and parity.max_levels <= limits.levels:
+        return float(limits.levels)
+    return float(min(255, math.ceil(1.5 * parity.max_levels) + 2))
 
 
-@torch.inference_mode()
-def _samples(sampler: Sampler, spec: SampleSpec, count: int, path: Path) -> None:
-    if not count:
+def _allowed_rms(compared: Compared) -> float:
+    """How far a run may be from the samples of the comparison.
+
+    Another engine than the one that compared may differ as much as both differ from PyTorch;
+    the same one only by what another processor rounds otherwise.
+    """
+    rms = compared.parity.rms
+    if compared.variant.precision == "fp32" and not compared.variant.exceptions:
+        return max(10 * rms, 1e-4 if compared.exact else 1e-3)
+    return max(rms / 4 if compared.exact else 2 * rms, 1e-4)
+
+
+def _samples(first: Reference, path: Path) -> None:
+    """A grid of the first seeds; fewer where images are large."""
+    if first.image is None:
         return
-    images = sampler(**fixed_inputs(spec, count).tensors())[1].numpy()
-    if spec.classes == 10 and count == 100:
+    count = min(100 if first.spec.elements <= 1024 else 36, len(first))
+    images = first.image[:count]
+    if first.spec.classes == 10 and count == 100:
         # labels come in turn: transposed, each row is one class
         images = images.reshape(10, 10, *images.shape[1:]).swapaxes(0, 1).reshape(images.shape)
     save_grid(path, images)

@@ -1,4 +1,4 @@
-"""What is exported: the whole sampler of a checkpoint, with example inputs to trace it."""
+"""Inputs of a sampler and of its graph, for seeds in a row."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmf_deploy.checkpoint import Checkpoint
-from mmf_deploy.nn.build import network_from
-from mmf_deploy.nn.sampler import Sampler, time_grid
 from mmf_deploy.noise import gaussian_batch
 from mmf_deploy.spec import SampleSpec
 
@@ -47,9 +44,3 @@ def fixed_inputs(spec: SampleSpec, batch: int, first_seed: int = 0) -> Inputs:
     if spec.guidance is not None:
         guidance = np.linspace(*spec.guidance, batch, dtype=np.float32)
     return Inputs(gaussian_batch(seeds, spec.shape), label if spec.conditional else None, guidance)
-
-
-def frozen_sampler(checkpoint: Checkpoint, weights: str, steps: int = 1) -> Sampler:
-    """The sampler with its times as constants, in evaluation mode on the CPU."""
-    net = network_from(checkpoint, weights)
-    return Sampler(net, time_grid(steps), checkpoint.spec.is_image).eval()

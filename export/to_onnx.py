@@ -7,56 +7,50 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import torch
+from torch import Tensor
 
-from mmf_deploy.errors import ParityError
 from mmf_deploy.nn.sampler import Sampler
 from mmf_deploy.spec import SampleSpec
 
 from .graph import fixed_inputs
+from .rewrite import in_form
+from .simplify import simplify
+from .targets import Form
 
-# GroupNormalization (opset 21 on) has no kernel of its own in ONNX Runtime
-OPSET = 20
 
+class TimesAsInputs(Sampler):
+    """The sampler as one writes it without a thought: r and t one a sample, made in the graph.
 
-@dataclass(frozen=True)
-class GraphFacts:
-    """What a graph consists of.
-
-    Attributes:
-        nodes: number of nodes.
-        operators: count by operator.
-        bytes: size of the file.
+    Nothing of the time embedding is a constant then: what folding saves is measured against it.
     """
 
-    nodes: int
-    operators: dict[str, int]
-    bytes: int
+    def velocity(self, k: int, x: Tensor, label: Tensor | None, guidance: Tensor | None) -> Tensor:
+        """u of step k."""
+        t, r = (torch.full((x.shape[0],), self.grid[i], device=x.device) for i in (k, k + 1))
+        return torch.as_tensor(self.net(x, r, t, label, guidance))
 
 
-def export_onnx(sampler: Sampler, spec: SampleSpec, path: Path) -> GraphFacts:
-    """Export and check a sampler.
+def export_onnx(sampler: Sampler, spec: SampleSpec, path: Path, form: Form | None = None) -> None:
+    """Export a sampler in the given form.
 
     Inputs ``noise`` float32 [batch, *shape], ``label`` int64 [batch] and ``guidance``
     float32 [batch] where the generator has them; outputs ``sample`` float32 and, for
     images, ``image`` uint8 [batch, H, W, C].
-
-    Raises:
-        ParityError: the graph is not valid ONNX, or its batch is not dynamic.
     """
+    form = form or Form()
     # batch 2: the exporter would take a batch of 1 for a constant
     inputs = fixed_inputs(spec, 2).tensors()
     batch = torch.export.Dim("batch")
     with _quiet():
         program = torch.onnx.export(
-            sampler,
+            in_form(sampler, form),
             kwargs=inputs,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=form.opset,
             input_names=list(inputs),
             output_names=["sample", "image"] if spec.is_image else ["sample"],
             dynamic_shapes={name: {0: batch} for name in inputs},
@@ -65,16 +59,18 @@ def export_onnx(sampler: Sampler, spec: SampleSpec, path: Path) -> GraphFacts:
         )
     assert program is not None  # dynamo=True without a file name returns the program
     program.save(str(path), external_data=False)
-    _strip(path)
-    return check_graph(path)
+    model = onnx.load(path)
+    _strip(model)
+    if form.folded:
+        simplify(model)
+    onnx.save(model, path)
 
 
-def _strip(path: Path) -> None:
+def _strip(model: onnx.ModelProto) -> None:
     """Drop what the exporter notes about its source: stack traces with paths, class names.
 
     They are a third of a small file, and no one's business where the artefact goes.
     """
-    model = onnx.load(path)
     graph = model.graph
     for item in [*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]:
         item.ClearField("metadata_props")
@@ -82,25 +78,6 @@ def _strip(path: Path) -> None:
     for holder in (graph, model):
         holder.ClearField("metadata_props")
         holder.ClearField("doc_string")
-    onnx.save(model, path)
-
-
-def check_graph(path: Path) -> GraphFacts:
-    """Full check with strict shape inference, and that the batch stayed dynamic."""
-    model = onnx.load(path)
-    try:
-        onnx.checker.check_model(model, full_check=True)
-        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
-        raise ParityError(f"{path.name}: not a valid ONNX graph: {e}") from e
-    for value in [*model.graph.input, *model.graph.output]:
-        if not value.type.tensor_type.shape.dim[0].dim_param:
-            raise ParityError(f"{path.name}: the batch of {value.name!r} is fixed, not dynamic")
-    operators: dict[str, int] = {}
-    for node in model.graph.node:
-        operators[node.op_type] = operators.get(node.op_type, 0) + 1
-    ordered = dict(sorted(operators.items(), key=lambda item: (-item[1], item[0])))
-    return GraphFacts(len(model.graph.node), ordered, path.stat().st_size)
 
 
 @contextlib.contextmanager

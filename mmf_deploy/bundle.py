@@ -4,9 +4,12 @@
     model.fp32.onnx …  one single-file graph per variant
     golden.npz         seeds, labels, guidance and the images they must give
     samples.png  README.md (the model card)
+    measured.json      latency and the like, of one machine: for people (measured.py)
+    bundle.json.sig    who made it, if it is signed (signing.py)
 
-Loading verifies every hash. ``verify_golden`` then reproduces the golden images
-through the very engine that will serve, before anything is called ready (golden.py).
+Loading verifies every hash, and before that the signature if a key is given.
+``verify_golden`` then reproduces the golden images through the very engine that will
+serve, before anything is called ready (golden.py).
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mmf_deploy import files
+from mmf_deploy import files, measured, signing
 from mmf_deploy.errors import BundleError, SpecError
 from mmf_deploy.golden import Golden
 from mmf_deploy.spec import SampleSpec
@@ -31,15 +34,22 @@ GOLDEN = "golden.npz"
 
 
 class Variant(BaseModel):
-    """One graph of a bundle.
+    """One artefact of a bundle, made for one target.
 
     Attributes:
-        name: what a user asks for, for example ``fp32``.
-        file: the ONNX file, relative to the bundle.
+        name: what a user asks for, for example ``fp32`` or ``openvino-int8``.
+        file: relative to the bundle: an ONNX graph, or a package (.pt2); variants may share one.
         precision: fp32, fp16, bf16 or int8.
         steps: network evaluations per sample.
-        opset: ONNX opset of the graph.
+        opset: ONNX opset of the graph; None for what is not ONNX.
+        target: what it was made for, for example ``onnxruntime-cpu`` (export/targets.py).
+        engine: the engine, a key of ``ENGINES``, that runs it there.
+        device: "cpu" or "cuda".
+        verified: the engine and device that it was compared on when it was exported.
+        form: the choices of graph form made for its target.
+        graph: number of nodes, operators and dtypes (``GraphFacts``); empty for a package.
         parity: measured difference to the PyTorch sampler when it was exported.
+        exceptions: gates that it failed and a person allowed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,8 +58,15 @@ class Variant(BaseModel):
     file: str
     precision: str
     steps: int = 1
-    opset: int
+    opset: int | None = None
+    target: str = "onnxruntime-cpu"
+    engine: str = "onnxruntime"
+    device: str = "cpu"
+    verified: str = "onnxruntime on cpu"
+    form: dict[str, str] = {}
+    graph: dict[str, Any] = {}
     parity: dict[str, float] = {}
+    exceptions: list[str] = []
 
 
 class Source(BaseModel):
@@ -60,6 +77,8 @@ class Source(BaseModel):
         command: what trains such a checkpoint again.
         weights: which of its weights were exported, and their file's hash.
         parameters: number of the network's parameters.
+        label, guidance: inputs of the network that the export froze; None where it did not.
+        options: of the export, where they were not the defaults.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +89,9 @@ class Source(BaseModel):
     weights: str
     weights_sha256: str
     parameters: int
+    label: int | None = None
+    guidance: float | None = None
+    options: list[str] = []
 
 
 class Manifest(BaseModel):
@@ -120,43 +142,93 @@ class Bundle:
         raise BundleError(f"{self.path}: no variant {name!r}; it has {have}")
 
     def file(self, variant: Variant) -> Path:
-        """The ONNX file of a variant."""
+        """The file of a variant."""
         return self.path / variant.file
 
     def golden(self) -> Golden:
         """The golden inputs and outputs."""
         return Golden.load(self.path / GOLDEN)
 
+    def measured(self) -> dict[str, Any]:
+        """What the export measured on its machine; empty if it left nothing."""
+        return measured.read(self.path)
 
-def write(path: Path, manifest: Manifest, fill: Callable[[Path], None]) -> Bundle:
+
+def write(
+    path: Path,
+    manifest: Manifest,
+    fill: Callable[[Path], None],
+    sign_key: Path | None = None,
+) -> Bundle:
     """Write a bundle atomically.
 
     Args:
         fill: puts every file but bundle.json into the directory it is given.
+        sign_key: the private key to sign it with; it is read before anything is filled.
+    Raises:
+        ConfigError: the key cannot be read.
     """
+    key = None if sign_key is None else signing.private_key(sign_key)
     with files.atomic_directory(path) as temporary:
         fill(temporary)
-        hashes = {f.name: files.sha256(f) for f in sorted(temporary.iterdir())}
+        made = sorted(f for f in temporary.iterdir() if f.name != measured.NAME)
+        hashes = {f.name: files.sha256(f) for f in made}
         complete = manifest.model_copy(update={"files": hashes})
         text = json.dumps(complete.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
-        (temporary / MANIFEST).write_text(text)
-    return load(path)
+        raw = text.encode()
+        (temporary / MANIFEST).write_bytes(raw)
+        if key is not None:
+            (temporary / signing.SIGNATURE).write_bytes(signing.sign(raw, key))
+    return _load(path, _manifest(path))
 
 
-def load(path: Path) -> Bundle:
+def sign(path: Path, sign_key: Path) -> str:
+    """Verify every hash of a bundle and sign its manifest; a signature there is replaced.
+
+    Returns:
+        the fingerprint of the key.
+    Raises:
+        BundleError: it is not whole.
+        ConfigError: the key cannot be read.
+    """
+    key = signing.private_key(sign_key)
+    raw = _manifest(path)
+    _load(path, raw)
+    files.write_atomic(path / signing.SIGNATURE, signing.sign(raw, key))
+    return signing.fingerprint(key.public_key())
+
+
+def load(path: Path, verify_key: Path | None = None) -> Bundle:
     """Read a bundle and verify the hash of every file; there may be no others.
 
+    Args:
+        verify_key: the public key that must have signed it, checked before anything else
+            in it is read; that of ``MMF_VERIFY_KEY`` if None. With neither a signature is
+            not looked at.
     Raises:
-        BundleError: missing, of another schema, a path that leaves the directory, or a file
-            that differs from its hash; the message names the file, what was expected and
-            what was found.
+        BundleError: missing, not signed by the key, of another schema, a path that leaves the
+            directory, or a file that differs from its hash; the message names the file, what
+            was expected and what was found.
+        ConfigError: the key cannot be read.
     """
+    raw = _manifest(path)
+    key = verify_key or signing.key_from_environment()
+    if key is not None:
+        signing.verify(path, raw, key)
+    return _load(path, raw)
+
+
+def _manifest(path: Path) -> bytes:
     file = path / MANIFEST
     if not file.is_file():
         raise BundleError(
             f"{path}: no bundle here (no {MANIFEST}); make one: mmf-export CHECKPOINT"
         )
-    raw = file.read_bytes()
+    return file.read_bytes()
+
+
+def _load(path: Path, raw: bytes) -> Bundle:
+    file = path / MANIFEST
     manifest = _parse(file, raw)
     for name, expected in manifest.files.items():
         _verify(path, name, expected)
@@ -167,8 +239,11 @@ def load(path: Path) -> Bundle:
             raise BundleError(f"{file}: {name} has no hash in the manifest; refused")
     for entry in sorted(path.iterdir()):
         # a graph could read its weights from a file that no hash vouches for
-        if entry.name not in {MANIFEST, *manifest.files} and not entry.name.startswith("."):
+        if entry.name in {MANIFEST, *manifest.files} or entry.name.startswith("."):
+            continue
+        if entry.name not in (signing.SIGNATURE, measured.NAME) or not entry.is_file():
             raise BundleError(f"{entry}: not listed in the manifest; remove it, or export again")
+    measured.read(path)
     return Bundle(path=path, manifest=manifest, digest=hashlib.sha256(raw).hexdigest())
 
 

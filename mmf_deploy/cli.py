@@ -22,11 +22,19 @@ COMMANDS = {
     ),
     "train": ("mmf_deploy.training.cli", "Train a one-step generator from a recipe."),
     "export": ("mmf_deploy.export.cli", "Freeze a checkpoint into a verified bundle."),
+    "import": (
+        "mmf_deploy.export.importers.cli",
+        "Turn weights from elsewhere into a run.",
+    ),
     "serve": ("mmf_deploy.serve.cli", "Serve a bundle over HTTP."),
     "bench": ("mmf_deploy.serve.bench_cli", "Measure latency per image against PyTorch."),
     "bench-step": ("mmf_deploy.training.bench_step_cli", "Measure what a training step costs."),
     "sample": ("mmf_deploy.sample_cli", "Generate images from a bundle or a checkpoint."),
     "inspect": ("mmf_deploy.inspect_cli", "Show what a bundle or a checkpoint holds."),
+    "selftest": ("mmf_deploy.selftest_cli", "Check an engine on this machine, and time it."),
+    "keygen": ("mmf_deploy.sign_cli", "Make a key pair for signing bundles."),
+    "sign": ("mmf_deploy.sign_cli", "Sign a bundle."),
+    "verify": ("mmf_deploy.sign_cli", "Verify a bundle and who made it."),
 }
 
 _PASS_THROUGH = {
@@ -74,6 +82,10 @@ for _name, (_module, _help) in COMMANDS.items():
 
 def _run_app(module: str, prog: str, args: Sequence[str]) -> Any:
     stage: typer.Typer = importlib.import_module(module).app
+    names = {c.name or getattr(c.callback, "__name__", "") for c in stage.registered_commands}
+    first, _, name = prog.partition(" ")
+    if len(names) > 1 and name in names:  # a module of several commands: the word says which
+        prog, args = first, [name, *args]
     return stage(args=list(args), prog_name=prog, standalone_mode=True)
 
 

@@ -11,6 +11,13 @@ from rich.table import Table
 
 from mmf_deploy import bundle as bundles
 from mmf_deploy import checkpoint as checkpoints
+from mmf_deploy.bundle_tables import (
+    forms_table,
+    operators_table,
+    sensitivity_table,
+    tradeoff_table,
+    variants_table,
+)
 from mmf_deploy.embedded import digits_bundle
 from mmf_deploy.spec import SampleSpec
 
@@ -26,13 +33,29 @@ def inspect(
 ) -> None:
     """Verify and show a bundle or a checkpoint."""
     where = path or digits_bundle()
-    facts = _bundle(where) if (where / bundles.MANIFEST).is_file() else _checkpoint(where)
+    tables: list[Table] = []
+    if (where / bundles.MANIFEST).is_file():
+        bundle = bundles.load(where)
+        facts = _bundle(bundle)
+        tables = [
+            variants_table(bundle),
+            operators_table(bundle),
+            *forms_table(bundle),
+            *tradeoff_table(bundle),
+            *sensitivity_table(bundle),
+        ]
+    else:
+        facts = _checkpoint(where)
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in facts:
         table.add_row(name, value)
-    Console(width=100).print(table, highlight=False)
+    console = Console(width=110)
+    console.print(table, highlight=False)
+    for more in tables:
+        console.print()
+        console.print(more, highlight=False)
 
 
 def _sample(spec: SampleSpec) -> str:
@@ -45,32 +68,42 @@ def _sample(spec: SampleSpec) -> str:
     return ", ".join(parts)
 
 
-def _bundle(path: Path) -> list[tuple[str, str]]:
-    bundle = bundles.load(path)
+def _bundle(bundle: bundles.Bundle) -> list[tuple[str, str]]:
     m = bundle.manifest
     facts = [
-        ("bundle", str(path)),
+        ("bundle", str(bundle.path)),
         ("name", m.name),
         ("digest", bundle.digest),
         ("sample", _sample(m.spec)),
         ("source", f"run {m.source.run}, step {m.source.step}, weights {m.source.weights}"),
         ("parameters", f"{m.source.parameters:,}"),
     ]
+    facts += _frozen(m.source)
     for v in m.variants:
-        parity = ", ".join(f"{k} {value:g}" for k, value in v.parity.items())
-        size = bundle.file(v).stat().st_size / 1e6
-        facts.append(
-            (
-                f"variant {v.name}",
-                f"{v.file}, {size:.2f} MB, {v.steps} step{'s' if v.steps > 1 else ''}, "
-                f"opset {v.opset}; against PyTorch: {parity}",
-            )
-        )
+        facts.append((f"variant {v.name}", _variant(v)))
+        facts += [(f"  allowed for {v.name}", text) for text in v.exceptions]
     facts += [("quality", ", ".join(f"{k} {v}" for k, v in m.quality.items()))] if m.quality else []
     facts.append(("made with", ", ".join(f"{k} {v}" for k, v in m.versions.items())))
     facts.append(("files", "\n".join(f"{h[:16]}…  {name}" for name, h in m.files.items())))
     facts.append(("", "every hash verified"))
     return facts
+
+
+def _variant(v: bundles.Variant) -> str:
+    form = ", ".join(f"{k} {value}" for k, value in v.form.items())
+    compared = v.parity.get("samples", 0)
+    return (
+        f"{v.file}, for {v.target}"
+        + (f", opset {v.opset}" if v.opset else "")
+        + (f"; {form}" if form else "")
+        + f"; {compared:,.0f} samples compared by {v.verified}"
+    )
+
+
+def _frozen(source: bundles.Source) -> list[tuple[str, str]]:
+    values = [("label", source.label), ("guidance", source.guidance)]
+    found = [f"{name} {value:g}" for name, value in values if value is not None]
+    return [("frozen", ", ".join(found))] if found else []
 
 
 def _checkpoint(path: Path) -> list[tuple[str, str]]:

@@ -33,7 +33,7 @@ Run = Callable[
 
 @dataclass(frozen=True)
 class BundleSource:
-    """One variant of a bundle, run by ONNX Runtime."""
+    """One variant of a bundle, run by the engine it was made for."""
 
     bundle: bundles.Bundle
     variant: bundles.Variant
@@ -57,7 +57,7 @@ class BundleSource:
     def opened(self, tick: Tick) -> Iterator[Run]:
         """A function that gives samples, uint8 [B, H, W, C] or float32 [B, D]."""
         options = EngineOptions()
-        with open_engine("onnxruntime", self.bundle, self.variant.name, options) as engine:
+        with open_engine(None, self.bundle, self.variant.name, options) as engine:
 
             def run(*inputs: Any) -> NDArray[Any]:
                 samples = engine.generate(*inputs)

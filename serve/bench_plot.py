@@ -7,31 +7,78 @@ from typing import Any
 
 from mmf_deploy.errors import require
 
-from .bench import BASELINE, Report, Row
+from .bench import BASELINE, EAGER, Report, Row
 
-COLOURS = {BASELINE: "#8c8c8c", "onnxruntime": "#1f6fb2"}
+GREY = "#8c8c8c"
+MANY = 3
+"""More engines than this need narrower labels, and a legend outside."""
+COLOURS = ("#1f6fb2", "#d1652a", "#2a8a57", "#8a4fb5", "#b8860b", "#c2417f", "#3aa0a8", "#6b6b2a")
 
 
 def plot(report: Report, path: Path) -> None:
-    """Latency per image by batch size, and the speed-up over PyTorch eager, as a PNG."""
+    """Latency per image and the speed-up over PyTorch eager, as a PNG."""
     matplotlib = require("matplotlib", "bench")
     matplotlib.use("Agg")
     plt: Any = require("matplotlib.pyplot", "bench")
-    with_ratio = any(row.speedup is not None and row.engine != BASELINE for row in report.rows)
-    figure, axes = plt.subplots(
-        1, 2 if with_ratio else 1, figsize=(10 if with_ratio else 5.5, 4), squeeze=False
-    )
     series = best_rows(report)
-    _latency(axes[0][0], series)
-    if with_ratio:
-        _speedup(axes[0][1], series)
+    if len({row.batch for row in report.rows}) == 1:
+        figure, axis = plt.subplots(figsize=(8, 1.5 + 0.36 * len(series)))
+        _one_batch(axis, series)
+    else:
+        figure = _several_batches(plt, series)
     figure.suptitle(
         f"{report.bundle}: {report.parameters / 1e6:.2f}M parameters, {report.machine['cpu']}",
         fontsize=11,
     )
     figure.tight_layout()
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
     plt.close(figure)
+
+
+def _several_batches(plt: Any, series: Series) -> Any:
+    """Lines of latency by batch size, and bars of the speed-up where there is a baseline."""
+    with_ratio = any(r.speedup is not None and not _is_baseline(r) for r in _rows(series))
+    many = len(series) > MANY
+    figure, axes = plt.subplots(
+        1,
+        2 if with_ratio else 1,
+        figsize=((14 if many else 10) if with_ratio else 5.5, 4.6 if many else 4),
+        squeeze=False,
+    )
+    _latency(axes[0][0], series)
+    if with_ratio:
+        _speedup(axes[0][1], series)
+    if many:
+        axes[0][-1].legend(*axes[0][0].get_legend_handles_labels(), frameon=False,
+                           loc="center left", bbox_to_anchor=(1.0, 0.5))  # fmt: skip
+    else:
+        axes[0][0].legend(frameon=False)
+    return figure
+
+
+def _one_batch(axis: Any, series: Series) -> None:
+    """A bar an engine: nothing to draw a line through."""
+    colour_of = colours(series)
+    batch = next(iter(_rows(series))).batch
+    longest = max(r.p90_ms for r in _rows(series))
+    for k, ((engine, variant), (row,)) in enumerate(reversed(series.items())):
+        axis.barh(k, row.median_ms, 0.7, color=colour_of[engine, variant])
+        axis.plot([row.median_ms, row.p90_ms], [k, k], color="#333333", linewidth=1)
+        ratio = "" if row.speedup is None else f"   {row.speedup:.2f}×"
+        axis.text(row.p90_ms + longest / 80, k, f"{row.median_ms:.3g} ms{ratio}",
+                  va="center", fontsize=9)  # fmt: skip
+    axis.set_yticks(range(len(series)), [_name(*key) for key in reversed(series)])
+    axis.set_xlim(0, longest * 1.22)
+    axis.set_xlabel(f"milliseconds per image at batch {batch}: median, line up to p90")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _rows(series: Series) -> list[Row]:
+    return [row for rows in series.values() for row in rows]
+
+
+def _is_baseline(row: Row) -> bool:
+    return row.engine == BASELINE and row.variant.startswith(EAGER)
 
 
 Series = dict[tuple[str, str], list[Row]]
@@ -50,12 +97,24 @@ def best_rows(report: Report) -> Series:
     return series
 
 
+def colours(series: Series) -> dict[tuple[str, str], str]:
+    """Grey for PyTorch eager, another colour for everything else."""
+    others = [key for key in series if key != (BASELINE, EAGER)]
+    found = {key: COLOURS[k % len(COLOURS)] for k, key in enumerate(others)}
+    return {(BASELINE, EAGER): GREY, **found}
+
+
+def _name(engine: str, variant: str) -> str:
+    return variant if variant.startswith(engine) else f"{engine} {variant}"
+
+
 def _latency(axis: Any, series: Series) -> None:
+    colour_of = colours(series)
     for (engine, variant), rows in series.items():
         batches = [r.batch for r in rows]
         median, p90 = [r.median_ms for r in rows], [r.p90_ms for r in rows]
-        colour = COLOURS.get(engine)
-        axis.plot(batches, median, "o-", color=colour, label=f"{engine} {variant}")
+        colour = colour_of[engine, variant]
+        axis.plot(batches, median, "o-", color=colour, label=_name(engine, variant))
         axis.fill_between(batches, median, p90, color=colour, alpha=0.2, linewidth=0)
     axis.set(xscale="log", yscale="log", xlabel="batch size", ylabel="milliseconds per image")
     batches = sorted({r.batch for rows in series.values() for r in rows})
@@ -67,7 +126,6 @@ def _latency(axis: Any, series: Series) -> None:
     axis.set_ylim(min(values) / 1.3, max(values) * 1.3)
     axis.grid(alpha=0.3)
     axis.set_title("best number of threads; median, shaded up to p90", fontsize=10)
-    axis.legend(frameon=False)
 
 
 def _decade_ticks(low: float, high: float) -> list[float]:
@@ -77,7 +135,8 @@ def _decade_ticks(low: float, high: float) -> list[float]:
 
 
 def _speedup(axis: Any, series: Series) -> None:
-    shown = [(key, rows) for key, rows in series.items() if key[0] != BASELINE]
+    shown = [(key, rows) for key, rows in series.items() if key != (BASELINE, EAGER)]
+    colour_of = colours(series)
     width = 0.8 / len(shown)
     for k, ((engine, variant), rows) in enumerate(shown):
         positions = [i + (k - (len(shown) - 1) / 2) * width for i in range(len(rows))]
@@ -85,13 +144,19 @@ def _speedup(axis: Any, series: Series) -> None:
             positions,
             [r.speedup or 0.0 for r in rows],
             width * 0.9,
-            color=COLOURS.get(engine),
-            label=f"{engine} {variant}",
+            color=colour_of[engine, variant],
+            label=_name(engine, variant),
         )
-        axis.bar_label(bars, [f"{r.speedup:.2f}×" for r in rows], fontsize=9, padding=2)
+        axis.bar_label(
+            bars,
+            [f"{r.speedup:.2f}×" for r in rows],
+            fontsize=9 if len(shown) <= MANY else 8,
+            padding=2,
+            rotation=0 if len(shown) <= MANY else 90,
+        )
     margin = 0.5 + max(0, 3 - len(shown[0][1])) / 2  # no wider bars than with three batch sizes
     axis.set_xlim(-margin, len(shown[0][1]) - 1 + margin)
-    axis.axhline(1.0, color=COLOURS[BASELINE], linestyle="--", linewidth=1)
+    axis.axhline(1.0, color=GREY, linestyle="--", linewidth=1)
     axis.set_xticks(range(len(shown[0][1])), [str(r.batch) for r in shown[0][1]])
     axis.set(xlabel="batch size", ylabel="times faster than PyTorch eager")
     axis.margins(y=0.15)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,31 +24,40 @@ from mmf_deploy.errors import EngineError, MMFError
 
 
 class Subject(NamedTuple):
-    """What is measured against each other."""
+    """What is measured against each other.
+
+    Attributes:
+        variant: of the bundle; for PyTorch, which reads none, a name for the mode.
+        mode: of the engine; its first one if None.
+        steps: network evaluations per sample.
+    """
 
     engine: str
     variant: str
     threads: int
+    mode: str | None = None
+    steps: int = 1
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a worker runs: one engine on one bundle."""
+    """What a worker runs: one engine on one bundle.
+
+    Attributes:
+        checkpoint, device: of the PyTorch baseline.
+    """
 
     bundle: Path
     checkpoint: Path | None
+    device: str | None = None
 
 
 class Worker:
-    """Subjects of one engine in a process of their own; use as a context manager.
+    """One subject in a process of its own; use as a context manager."""
 
-    Args:
-        subjects: all of the same engine.
-    """
-
-    def __init__(self, setting: Setting, subjects: list[Subject]) -> None:
-        self._arguments = setting, subjects
-        self._name = subjects[0].engine
+    def __init__(self, setting: Setting, subject: Subject) -> None:
+        self._arguments = setting, subject
+        self._name = subject.engine
 
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("spawn")
@@ -73,16 +81,23 @@ class Worker:
         if self._process.is_alive():
             self._process.kill()
 
-    def turn(self, subject: Subject, batch: int, seconds: float) -> list[float]:
+    def turn(self, batch: int, seconds: float) -> list[float]:
         """Seconds of each timed call of one turn, after one that is not counted.
 
         Raises:
             EngineError: the engine failed, or its process died.
         """
         with contextlib.suppress(OSError):  # a dead worker is found by what follows
-            self._pipe.send((subject, batch, seconds))
+            self._pipe.send((batch, seconds))
         times: list[float] = self._receive()
         return times
+
+    def memory_mb(self) -> float | None:
+        """Resident memory of the process now, in megabytes; None where the system does not say."""
+        with contextlib.suppress(OSError):
+            self._pipe.send(None)
+        found: float | None = self._receive()
+        return found
 
     def _receive(self) -> Any:
         try:
@@ -96,28 +111,41 @@ class Worker:
         return found
 
 
-def _serve(pipe: Connection, setting: Setting, subjects: list[Subject]) -> None:
-    """The worker's process: open every subject, then run turns until the pipe closes."""
+def _serve(pipe: Connection, setting: Setting, subject: Subject) -> None:
+    """The worker's process: open the engine, then run turns until the pipe closes."""
     try:
-        with ExitStack() as stack:
-            bundle = bundles.load(setting.bundle)
-            engines = {s: stack.enter_context(_open(bundle, setting, s)) for s in subjects}
+        bundle = bundles.load(setting.bundle)
+        with _open(bundle, setting, subject) as engine:
             pipe.send(None)
             while True:
-                subject, batch, seconds = pipe.recv()
-                pipe.send(_turn(engines[subject], batch, seconds))
+                asked = pipe.recv()
+                pipe.send(_resident_mb() if asked is None else _turn(engine, *asked))
     except (EOFError, KeyboardInterrupt):
         return
     except MMFError as e:
         pipe.send(e)
 
 
+def _resident_mb() -> float | None:
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    lines = [line for line in status.read_text().splitlines() if line.startswith("VmRSS:")]
+    return round(int(lines[0].split()[1]) * 1024 / 1e6, 1)
+
+
 def _open(bundle: bundles.Bundle, setting: Setting, subject: Subject) -> Engine:
-    checkpoint = setting.checkpoint if subject.engine == "pytorch" else None
-    options = EngineOptions(threads=subject.threads, checkpoint=checkpoint)
-    known = {v.name for v in bundle.manifest.variants}
-    variant = subject.variant if subject.variant in known else None
-    return open_engine(subject.engine, bundle, variant, options)
+    baseline = subject.engine == "pytorch"
+    options = EngineOptions(
+        device=setting.device if baseline else None,
+        threads=subject.threads,
+        checkpoint=setting.checkpoint if baseline else None,
+        mode=subject.mode,
+    )
+    variants = bundle.manifest.variants
+    # the baseline reads no variant's file, but takes its number of steps
+    same_steps = next((v.name for v in variants if v.steps == subject.steps), None)
+    return open_engine(subject.engine, bundle, same_steps if baseline else subject.variant, options)
 
 
 def _turn(engine: Engine, batch: int, seconds: float) -> list[float]:
@@ -127,8 +155,10 @@ def _turn(engine: Engine, batch: int, seconds: float) -> list[float]:
     guidance = np.full(batch, spec.guidance[0], np.float32) if spec.guidance else None
     engine.run(x1, label, guidance)
     times: list[float] = []
-    while not times or sum(times) < seconds:
+    total = 0.0
+    while not times or total < seconds:
         begin = time.perf_counter()
         engine.run(x1, label, guidance)
         times.append(time.perf_counter() - begin)
+        total += times[-1]
     return times

@@ -32,11 +32,19 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8000,
-    engine: Annotated[str, typer.Option(help="onnxruntime or pytorch.")] = "onnxruntime",
+    engine: Annotated[
+        str | None,
+        typer.Option(help="An engine other than the variant's own, e.g. pytorch or openvino."),
+    ] = None,
     variant: Annotated[
         str | None, typer.Option(help="Variant of the bundle; its first one if not given.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; the variant's own if not given.")
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="One of the engine's modes, e.g. compile (docs/engines.md).")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Compute threads; the engine chooses if not given.")
     ] = None,
@@ -56,7 +64,8 @@ def serve(
     # a port in use is said at once, before anything slow
     listener = listen(host, port)
     with listener:
-        opened = _engine(bundle, engine, variant, device, threads, checkpoint)
+        options = (device, threads, checkpoint, mode)
+        opened = _engine(bundle, engine, variant, options)
         from .server import serve as run
         from .service import Limits, Service
 
@@ -65,15 +74,14 @@ def serve(
 
 def _engine(
     bundle: Path | None,
-    name: str,
+    name: str | None,
     variant: str | None,
-    device: str,
-    threads: int | None,
-    checkpoint: Path | None,
+    given: tuple[str | None, int | None, Path | None, str | None],
 ) -> Engine:
     from mmf_deploy.bundle import load
     from mmf_deploy.embedded import digits_bundle
     from mmf_deploy.engines.base import EngineOptions, open_engine
 
-    options = EngineOptions(device=device, threads=threads, checkpoint=checkpoint)
+    device, threads, checkpoint, mode = given
+    options = EngineOptions(device, threads, checkpoint, mode)
     return open_engine(name, load(bundle or digits_bundle()), variant, options)

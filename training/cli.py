@@ -16,6 +16,7 @@ from .recipe_files import recipe_names
 
 if TYPE_CHECKING:
     from .loop import Result, Trainer
+    from .run_directory import RunDirectory
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -90,20 +91,25 @@ def _run(trainer: Trainer, directory: Path, fresh: bool) -> None:
         typer.echo("the same command resumes it")
         raise typer.Exit(130)
     if config.evaluate:
-        _evaluate(trainer.directory.evaluation, result)
+        _evaluate(trainer.directory, result)
     typer.echo(f"checkpoint: {result.checkpoint}")
     typer.echo(f"next: mmf-export {directory} --out bundles/{config.name}")
 
 
-def _evaluate(path: Path, result: Result) -> None:
+def _evaluate(directory: RunDirectory, result: Result) -> None:
     from mmf_deploy import checkpoint, files
 
     from .evaluate import checkpoint_generator, evaluate_digits
 
+    path = directory.evaluation
     known = _read_json(path)
-    if known.get("step") != result.step:
+    if known.get("step") != result.step or not directory.judge.is_dir():
         found = checkpoint.read(result.checkpoint)
-        known = {"step": result.step, **evaluate_digits(checkpoint_generator(found)).as_dict()}
+        # export judges by it whether a reduced precision still gives the same images
+        quality = evaluate_digits(
+            checkpoint_generator(found), lambda judge: judge.save(directory.judge)
+        )
+        known = {"step": result.step, **quality.as_dict()}
         files.write_atomic(path, (json.dumps(known, indent=1) + "\n").encode())
     typer.echo(
         f"quality of {known['samples']} one-step samples: class accuracy "

@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from mmf_deploy.checkpoint import Checkpoint
+from mmf_deploy.frechet import frechet_distance
 from mmf_deploy.nn.build import network_from
+from mmf_deploy.nn.judge import Judge
 from mmf_deploy.nn.sampler import Sampler
 from mmf_deploy.noise import gaussian_batch
 
 from .data import digits
 from .metrics.digits_classifier import train_classifier
-from .metrics.frechet import frechet_distance
 
 Generate = Callable[[range, NDArray[np.int64]], NDArray[np.uint8]]
 SPLITS = 5
@@ -48,7 +49,9 @@ class DigitsQuality:
         return {k: round(v, 4) for k, v in asdict(self).items()}
 
 
-def evaluate_digits(generate: Generate) -> DigitsQuality:
+def evaluate_digits(
+    generate: Generate, keep_judge: Callable[[Judge], None] = lambda judge: None
+) -> DigitsQuality:
     """Judge digits made by ``generate(seeds, labels) -> uint8 [N, 8, 8, 1]``.
 
     Seeds are 0 … N − 1 and the labels those of the real digits, so both sets have the
@@ -58,6 +61,7 @@ def evaluate_digits(generate: Generate) -> DigitsQuality:
     everything = source.batch(torch.arange(len(source)))
     assert everything.label is not None  # digits have classes
     judge = train_classifier(everything.x0, everything.label)
+    keep_judge(judge)
     labels = everything.label.numpy()
     real_images = ((everything.x0 + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     _, real = judge(real_images)

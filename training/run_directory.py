@@ -6,6 +6,7 @@ runs/<name>/
     tensorboard/         event files
     log.jsonl            one line every few steps
     evaluation.json      quality of the finished run
+    judge/               the classifier that judged it (mmf_deploy.nn.judge)
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ WRITTEN = (
     "tensorboard/events.out.tfevents.*",
     "log.jsonl",
     "evaluation.json",
+    "judge",
 )
 """What a run leaves, beside its lock."""
 
@@ -39,6 +41,7 @@ class RunDirectory:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.evaluation = path / "evaluation.json"
+        self.judge = path / "judge"
         self.tensorboard = path / "tensorboard"
         self._log = path / "log.jsonl"
 

@@ -2,5 +2,8 @@
 
 ENGINES = {
     "onnxruntime": "mmf_deploy.engines.ort:OnnxRuntimeEngine",
+    "openvino": "mmf_deploy.engines.ov:OpenVinoEngine",
+    "tensorrt": "mmf_deploy.engines.trt:TensorRTEngine",
+    "aoti": "mmf_deploy.engines.aoti:AotiEngine",
     "pytorch": "mmf_deploy.engines.torch_engine:PyTorchEngine",
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -29,14 +29,19 @@ class EngineOptions:
     """How an engine shall run.
 
     Attributes:
-        device: "cpu" or "cuda".
+        device: "cpu" or "cuda"; the variant's own if not given.
         threads: compute threads on the CPU; the engine's own choice if not given.
         checkpoint: the checkpoint a bundle was made from; only the pytorch engine needs it.
+        mode: one of the engine's ``modes``; its first one if not given.
+        cache: directory for what is compiled on this machine, where an engine keeps such things;
+            the user's cache directory if not given.
     """
 
-    device: str = "cpu"
+    device: str | None = None
     threads: int | None = None
     checkpoint: Path | None = None
+    mode: str | None = None
+    cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -62,21 +67,29 @@ class Engine(abc.ABC):
         name: its key in ``ENGINES``.
         spec: what one sample is.
         precision: the variant's.
+        mode: the way of running chosen among ``modes``.
         buckets: batch sizes it is prepared for, ascending; larger batches are split.
+        about: facts of its device and libraries, for reports; filled by ``load``.
     """
 
     name: ClassVar[str]
+    modes: ClassVar[tuple[str, ...]] = ("default",)
+    formats: ClassVar[tuple[str, ...]] = (".onnx",)
+    """Endings of the files it runs; empty if it reads none."""
 
     def __init__(
         self, bundle: Bundle, variant: Variant | None = None, options: EngineOptions | None = None
     ) -> None:
         self.bundle = bundle
         self.variant = variant or bundle.variant()
-        self.options = options or EngineOptions()
+        given = options or EngineOptions()
+        self.device = given.device or self.variant.device
+        self.mode = given.mode or self.modes[0]
+        self.options = replace(given, device=self.device, mode=self.mode)
         self.spec: SampleSpec = bundle.spec
-        self.device = self.options.device
         self.precision = self.variant.precision
         self.buckets: tuple[int, ...] = BUCKETS
+        self.about: dict[str, str] = {}
 
     @classmethod
     def unavailable(cls, options: EngineOptions) -> str | None:
@@ -101,6 +114,7 @@ class Engine(abc.ABC):
         """Run one batch of checked inputs, at most ``buckets[-1]`` samples."""
 
     def __enter__(self) -> Self:
+        self._check_options()
         reason = self.unavailable(self.options)
         if reason is not None:
             raise EngineError(f"engine {self.name!r} cannot run here: {reason}")
@@ -114,6 +128,19 @@ class Engine(abc.ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _check_options(self) -> None:
+        if self.mode not in self.modes:
+            raise EngineError(
+                f"engine {self.name!r} has no mode {self.mode!r}{nearest(self.mode, self.modes)}; "
+                f"it has {', '.join(self.modes)}"
+            )
+        file = self.variant.file
+        if self.formats and not file.endswith(self.formats):
+            raise EngineError(
+                f"engine {self.name!r} does not run {file}, made for {self.variant.target}; "
+                f"--engine {self.variant.engine} does"
+            )
 
     def run(
         self,
@@ -173,9 +200,8 @@ def check_inputs(
         ShapeError: what came and what was expected.
     """
     if noise.dtype != np.float32 or noise.ndim < 1 or noise.shape[1:] != spec.shape:
-        raise ShapeError(
-            f"noise {noise.dtype}{list(noise.shape)}: expected float32 [B, {list(spec.shape)}]"
-        )
+        expected = ", ".join(["B", *map(str, spec.shape)])
+        raise ShapeError(f"noise {noise.dtype}{list(noise.shape)}: expected float32 [{expected}]")
     batch = len(noise)
     if batch == 0:
         raise ShapeError("noise is an empty batch; expected at least one sample")
@@ -218,19 +244,23 @@ def engine_class(name: str) -> type[Engine]:
 
 
 def open_engine(
-    name: str,
+    name: str | None,
     bundle: Bundle,
     variant: str | None = None,
     options: EngineOptions | None = None,
 ) -> Engine:
     """Build an engine for a bundle; use it as a context manager.
 
+    Args:
+        name: a key of ``ENGINES``; the variant's own engine if None.
     Raises:
         EngineError: no such engine.
         BundleError: no such variant.
     """
+    found = bundle.variant(variant)
+    name = name or found.engine
     try:
-        return engine_class(name)(bundle, bundle.variant(variant), options)
+        return engine_class(name)(bundle, found, options)
     except ModuleNotFoundError as e:
         raise EngineError(
             f"engine {name!r} needs the package {e.name!r}, not installed here"

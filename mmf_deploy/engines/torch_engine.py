@@ -1,4 +1,4 @@
-"""PyTorch eager: the baseline every other engine is compared with.
+"""PyTorch: the baseline every other engine is compared with, as fast as it can be made.
 
 A bundle holds no PyTorch weights, so this engine takes the checkpoint the bundle was
 made from and refuses any other.
@@ -9,33 +9,44 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from mmf_deploy import checkpoint
+from mmf_deploy.engines import torch_modes
 from mmf_deploy.engines.base import Engine, EngineOptions, Output
+from mmf_deploy.engines.buckets import bucket_for, padded
+from mmf_deploy.engines.torch_modes import MODES, Inputs, Run
 from mmf_deploy.errors import EngineError
 from mmf_deploy.nn.build import network_from
 from mmf_deploy.nn.sampler import Sampler, time_grid
 
 
 class PyTorchEngine(Engine):
-    """Runs the checkpoint's network eagerly in float32."""
+    """Runs the checkpoint's network, in float32 unless the mode says bf16.
+
+    Modes "compile", "compile-bf16" and "cudagraph" prepare a bucket at its first use and pad
+    smaller batches; the others take any batch as it is.
+    """
 
     name = "pytorch"
-    _sampler: Sampler | None = None
+    modes = MODES
+    formats = ()
+    _module: nn.Module | None = None
 
     @classmethod
     def unavailable(cls, options: EngineOptions) -> str | None:
-        """It needs a checkpoint, and a GPU if one is asked for."""
+        """It needs a checkpoint, a GPU if one is asked for, and what its mode needs."""
         if options.checkpoint is None:
             return "it needs the checkpoint the bundle was made from; pass --checkpoint"
-        try:
-            kind = torch.device(options.device).type
-        except RuntimeError:
-            kind = "unknown"
-        if kind not in ("cpu", "cuda"):
-            return f"device {options.device!r}; it runs on 'cpu' and 'cuda'"
-        if kind == "cuda" and not torch.cuda.is_available():
-            return f"device {options.device!r}, but PyTorch sees no GPU"
+        problem = device_problem(options.device)
+        if problem is not None:
+            return problem
+        mode = options.mode or cls.modes[0]
+        on_cpu = torch.device(options.device or "cpu").type == "cpu"
+        if mode == "cudagraph" and on_cpu:
+            return f"mode {mode!r} is for device 'cuda'"
+        if mode.startswith("compile") and on_cpu:
+            return torch_modes.compiler_problem()
         return None
 
     def load(self) -> None:
@@ -57,12 +68,15 @@ class PyTorchEngine(Engine):
             )
         net = network_from(found, source.weights)
         grid = time_grid(self.variant.steps)
-        self._sampler = Sampler(net, grid, self.spec.is_image).to(self.device).eval()
-        self.precision = "fp32"
+        sampler = Sampler(net, grid, self.spec.is_image).to(self.device).eval()
+        self._module = torch_modes.arranged(sampler, self.mode)
+        self._runs: dict[int, Run] = {}
+        self.precision = "bf16" if self.mode.endswith("bf16") else "fp32"
 
     def close(self) -> None:
         """Free the network."""
-        self._sampler = None
+        self._module = None
+        self._runs = {}
 
     @torch.inference_mode()
     def _run(
@@ -71,14 +85,59 @@ class PyTorchEngine(Engine):
         label: NDArray[np.int64] | None,
         guidance: NDArray[np.float32] | None,
     ) -> Output:
-        if self._sampler is None:
+        if self._module is None:
             raise EngineError("engine used outside its with-block")
-        if self.options.threads is not None:
-            # the setting is the process's: two of these engines may take turns
-            torch.set_num_threads(self.options.threads)
-        inputs = [
-            None if a is None else torch.from_numpy(a).to(self.device)
-            for a in (noise, label, guidance)
-        ]
-        found = [o.cpu().numpy() for o in self._sampler(*inputs)]
+        self._take_the_process()
+        count = len(noise)
+        rows = bucket_for(count, self.buckets) if torch_modes.fixed_batch(self.mode) else count
+        given = (noise, *self._with_frozen(count, label, guidance))
+        inputs: Inputs = tuple(
+            None if a is None else torch.from_numpy(padded(a, rows)).to(self.device) for a in given
+        )
+        found = [o[:count].cpu().numpy() for o in self._prepared(rows, inputs)(inputs)]
         return Output(sample=found[0], image=found[1] if self.spec.is_image else None)
+
+    def _take_the_process(self) -> None:
+        """Settings that are the process's: two of these engines may take turns."""
+        if self.options.threads is not None:
+            torch.set_num_threads(self.options.threads)
+        device = torch.device(self.device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            # fp32 means fp32: TF32 rounds the factors of products to 10 bits
+            torch.set_float32_matmul_precision("highest")
+            torch.backends.cudnn.allow_tf32 = False
+
+    def _with_frozen(
+        self, count: int, label: NDArray[np.int64] | None, guidance: NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.int64] | None, NDArray[np.float32] | None]:
+        """Label and guidance, with the constants of inputs that the export froze."""
+        source = self.bundle.manifest.source
+        if source.label is not None:
+            label = np.full(count, source.label, np.int64)
+        if source.guidance is not None:
+            guidance = np.full(count, source.guidance, np.float32)
+        return label, guidance
+
+    def _prepared(self, rows: int, inputs: Inputs) -> Run:
+        assert self._module is not None
+        if not torch_modes.fixed_batch(self.mode):
+            return torch_modes.prepared(self._module, self.mode, inputs)
+        if rows not in self._runs:
+            self._runs[rows] = torch_modes.prepared(self._module, self.mode, inputs)
+        return self._runs[rows]
+
+
+def device_problem(device: str | None) -> str | None:
+    """Why PyTorch cannot run on that device; None if it can."""
+    try:
+        found = torch.device(device or "cpu")
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        return f"device {device!r}; it runs on 'cpu' and 'cuda'"
+    if found.type == "cuda" and not torch.cuda.is_available():
+        return f"device {device!r}, but PyTorch sees no GPU"
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        return f"device {device!r}, but the last GPU is 'cuda:{torch.cuda.device_count() - 1}'"
+    return None

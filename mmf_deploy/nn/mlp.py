@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,8 +41,20 @@ class MLP(Conditioning):
         augment: Tensor | None = None,
     ) -> Tensor:
         """u(x, r, t): float32 [B, D]; arguments as in ``UNet.forward``."""
-        e = F.silu(self.map_layer(self.condition(r, t, label, guidance, augment)))
+        e = self.embed(self.condition(r, t, label, guidance, augment))
+        return self.body(x, [layer(e) for layer in self.shift_layers()])
+
+    def embed(self, condition: Tensor) -> Tensor:
+        """The embedding after its linear layer, [B, width]."""
+        return F.silu(self.map_layer(condition))
+
+    def shift_layers(self) -> list[nn.Linear]:
+        """What turns the embedding into each layer's shift."""
+        return [layer for layer in self.shifts if isinstance(layer, nn.Linear)]
+
+    def body(self, x: Tensor, shifts: Sequence[Tensor]) -> Tensor:
+        """The network behind its embedding; shifts: one [1 or B, width] a layer."""
         h = self.input(x)
-        for layer, shift in zip(self.layers, self.shifts, strict=True):
-            h = h + F.silu(layer(F.silu(h)) + shift(e))
+        for layer, shift in zip(self.layers, shifts, strict=True):
+            h = h + F.silu(layer(F.silu(h)) + shift)
         return torch.as_tensor(self.output(h))

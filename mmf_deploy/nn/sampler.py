@@ -60,14 +60,18 @@ class Sampler(nn.Module):
         sample = self.trajectory(noise, label, guidance)[-1]
         return (sample, quantise(sample)) if self.is_image else (sample,)
 
+    def velocity(self, k: int, x: Tensor, label: Tensor | None, guidance: Tensor | None) -> Tensor:
+        """u(x, r, t) of step k, whose times are constants; float32 [B, *shape]."""
+        t, r = getattr(self, f"t{k}"), getattr(self, f"t{k + 1}")
+        return torch.as_tensor(self.net(x, r, t, label, guidance))
+
     def trajectory(
         self, noise: Tensor, label: Tensor | None = None, guidance: Tensor | None = None
     ) -> list[Tensor]:
         """All K + 1 points of the path, noise first, float32 [B, *shape] each."""
         points = [noise]
         for k in range(len(self.grid) - 1):
-            t, r = getattr(self, f"t{k}"), getattr(self, f"t{k + 1}")
-            u = self.net(points[-1], r, t, label, guidance)
+            u = self.velocity(k, points[-1], label, guidance)
             # 1 − 0 in the one-step sampler: no multiplication to export
             step = self.grid[k] - self.grid[k + 1]
             points.append(points[-1] - (u if step == 1.0 else step * u))
@@ -77,4 +81,5 @@ class Sampler(nn.Module):
 def quantise(sample: Tensor) -> Tensor:
     """Float samples [B, C, H, W] to uint8 images [B, H, W, C], as ``images.to_uint8``."""
     levels = (sample.clamp(-1.0, 1.0) + 1.0) * 127.5
-    return levels.round().to(torch.uint8).permute(0, 2, 3, 1)
+    # the conversion last: TensorRT has uint8 at the edge of a network only
+    return levels.round().permute(0, 2, 3, 1).to(torch.uint8)

@@ -8,6 +8,7 @@ CIFAR-10.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,12 @@ class Conv2d(nn.Module):
             outer = torch.outer(_FILTER, _FILTER)
             self.register_buffer("resample_filter", (outer / outer.sum())[None, None])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Resample and convolve; ``shift`` as in ``convolve``."""
+        return self.convolve(self.resample(x), shift)
+
+    def resample(self, x: Tensor) -> Tensor:
+        """[B, cin, H, W] to twice or half the height and width, or as it is."""
         channels = x.shape[1]
         if self.up:
             depthwise = (self.resample_filter * 4).repeat(channels, 1, 1, 1)
@@ -47,7 +53,15 @@ class Conv2d(nn.Module):
         if self.down:
             depthwise = self.resample_filter.repeat(channels, 1, 1, 1)
             x = F.conv2d(x, depthwise, groups=channels, stride=2, padding=1)
-        return F.conv2d(x, self.weight, self.bias, padding=self.padding)
+        return x
+
+    def convolve(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        """The convolution; shift [1 or B, cout] is added to every pixel of the output."""
+        if shift is not None and shift.shape[0] == 1 and not self.training:
+            # the same for the whole batch: it is part of the bias
+            return F.conv2d(x, self.weight, self.bias + shift[0], padding=self.padding)
+        x = F.conv2d(x, self.weight, self.bias, padding=self.padding)
+        return x if shift is None else x + shift[:, :, None, None]
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -94,10 +108,10 @@ class UNetBlock(nn.Module):
                 self.qkv.weight.mul_(math.sqrt(0.2))
                 self.proj.weight.mul_(zero_init)
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        y = self.conv0(F.silu(self.norm0(x)))
-        y = F.silu(self.norm1(y + self.affine(e)[:, :, None, None]))
-        y = self.conv1(self.dropout(y))
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        """Args: x: [B, cin, H, W]; shift: ``affine`` of the embedding, [1 or B, cout]."""
+        y = self.conv0(F.silu(self.norm0(x)), shift)
+        y = self.conv1(self.dropout(F.silu(self.norm1(y))))
         skip: Tensor = x if self.skip is None else self.skip(x)
         x = (y + skip) * math.sqrt(0.5)
         if self.attention:
@@ -212,15 +226,33 @@ class UNet(Conditioning):
         Returns:
             float32 [B, C, H, W].
         """
-        e = self.condition(r, t, label, guidance, augment)
-        e = F.silu(self.map_layer1(F.silu(self.map_layer0(e))))
+        e = self.embed(self.condition(r, t, label, guidance, augment))
+        return self.body(x, [layer(e) for layer in self.shift_layers()])
+
+    def embed(self, condition: Tensor) -> Tensor:
+        """The embedding after its linear layers, [B, 4 · model_channels]."""
+        return F.silu(self.map_layer1(F.silu(self.map_layer0(condition))))
+
+    def shift_layers(self) -> list[nn.Linear]:
+        """What turns the embedding into each block's shift, in the order of ``body``."""
+        blocks = [*self.enc.values(), *self.dec.values()]
+        return [block.affine for block in blocks if isinstance(block, UNetBlock)]
+
+    def body(self, x: Tensor, shifts: Sequence[Tensor]) -> Tensor:
+        """The network behind its embedding: float32 [B, C, H, W] to the same.
+
+        Args:
+            shifts: one [1 or B, channels] a block.
+        """
+        shift = iter(shifts)
         skips = []
         for block in self.enc.values():
-            x = block(x, e) if isinstance(block, UNetBlock) else block(x)
+            x = block(x, next(shift)) if isinstance(block, UNetBlock) else block(x)
             skips.append(x)
         for name, block in self.dec.items():
             if isinstance(block, UNetBlock):
-                x = block(torch.cat([x, skips.pop()], dim=1) if "_block" in name else x, e)
+                x = torch.cat([x, skips.pop()], dim=1) if "_block" in name else x
+                x = block(x, next(shift))
             elif isinstance(block, nn.GroupNorm):
                 x = F.silu(block(x))
             else:

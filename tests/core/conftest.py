@@ -54,5 +54,4 @@ def unet_bundle(unet_run, tmp_path_factory) -> bundle.Bundle:
     from mmf_deploy.export.assemble import Request, export_bundle
 
     out = tmp_path_factory.mktemp("exported") / "bundle"
-    written, _ = export_bundle(Request(source=unet_run, out=out))
-    return written
+    return export_bundle(Request(source=unet_run, out=out, samples=80))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,12 +29,43 @@ SHAPE = (1, 8, 8)
 CLASSES = 3
 
 
-@pytest.fixture(params=ENGINES)
+def of_variant(found, **changes):
+    """The bundle's manifest with its first variant changed; the files stay as they are."""
+    variant = found.variant().model_copy(update=changes)
+    return found.manifest.model_copy(update={"variants": [variant]})
+
+
+@pytest.fixture(scope="session")
+def packaged_bundle(unet_bundle, unet_run, tmp_path_factory):
+    """The same UNet as a package of compiled code."""
+    from mmf_deploy.export.to_aoti import export_aoti
+
+    from mmf_deploy.nn.build import network_from
+    from mmf_deploy.nn.sampler import Sampler, time_grid
+
+    def fill(directory):
+        sampler = Sampler(network_from(checkpoint.read(unet_run)), time_grid(1)).eval()
+        export_aoti(sampler, unet_bundle.spec, directory / "model.fp32.pt2")
+        golden = replace(unet_bundle.golden(), samples={}, rms={}, graphs={})
+        golden.save(directory / bundle.GOLDEN)
+
+    changes = {"file": "model.fp32.pt2", "target": "aoti", "engine": "aoti", "opset": None}
+    manifest = of_variant(unet_bundle, **changes).model_copy(update={"files": {}})
+    return bundle.write(tmp_path_factory.mktemp("packaged") / "bundle", manifest, fill)
+
+
+# compiling the UNet takes half a minute
+CONTRACT = [pytest.param(n, marks=pytest.mark.slow if n == "aoti" else ()) for n in ENGINES]
+
+
+@pytest.fixture(params=CONTRACT)
 def closed(request, unet_bundle, unet_run) -> Engine:
     """An engine for the exported UNet, not yet opened."""
     options = EngineOptions(threads=1, checkpoint=unet_run)
+    packaged = request.param == "aoti"
+    found = request.getfixturevalue("packaged_bundle") if packaged else unet_bundle
     try:
-        engine = open_engine(request.param, unet_bundle, options=options)
+        engine = open_engine(request.param, found, options=options)
     except EngineError as e:
         pytest.skip(str(e))
     reason = engine.unavailable(options)
@@ -57,9 +89,9 @@ def levels(a, b) -> int:
     return int(np.abs(a.astype(np.int16) - b.astype(np.int16)).max())
 
 
-def test_golden_images_are_reproduced_alone_and_in_a_full_batch(engine, unet_bundle):
-    assert verify_golden(unet_bundle, engine, engine.variant) <= 1
-    golden = unet_bundle.golden()
+def test_golden_images_are_reproduced_alone_and_in_a_full_batch(engine):
+    assert verify_golden(engine.bundle, engine, engine.variant) <= 1
+    golden = engine.bundle.golden()
     x1 = gaussian_batch(golden.seeds.tolist(), SHAPE)
     assert levels(engine.generate(x1, golden.labels), golden.outputs) <= 1
     for k in range(len(x1)):
@@ -213,9 +245,11 @@ def test_engine_tells_its_name_its_precision_and_its_buckets(engine):
 @pytest.mark.parametrize("device", ["nonsense", "cuda:x", "meta"])
 def test_unknown_device_is_refused_before_anything_is_loaded(name, device, unet_bundle, unet_run):
     options = EngineOptions(device=device, checkpoint=unet_run)
+    file = "model.fp32.pt2" if name == "aoti" else "model.fp32.onnx"
+    found = replace(unet_bundle, manifest=of_variant(unet_bundle, file=file))
     with (
         pytest.raises(EngineError, match=f"engine {name!r} cannot run here"),
-        open_engine(name, unet_bundle, options=options),
+        open_engine(name, found, options=options),
     ):
         pytest.fail("opened on a device that does not exist")
 

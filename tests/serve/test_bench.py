@@ -16,7 +16,7 @@ from PIL import Image
 from mmf_deploy import bundle as bundles
 from mmf_deploy import machine
 from mmf_deploy.embedded import digits_bundle
-from mmf_deploy.errors import ConfigError, EngineError
+from mmf_deploy.errors import BundleError, ConfigError, EngineError
 
 TORCH_1 = Subject("pytorch", "eager fp32", 1)
 TORCH_2 = Subject("pytorch", "eager fp32", 2)
@@ -75,17 +75,17 @@ def test_an_engine_that_cannot_start_says_why_in_the_parent():
     setting = Setting(digits_bundle(), None)
     with (
         pytest.raises(EngineError, match="needs the checkpoint"),
-        Worker(setting, [TORCH_1]),
+        Worker(setting, TORCH_1),
     ):
         pass
 
 
 def test_an_engine_whose_process_dies_is_an_error_and_not_a_hang():
-    with Worker(Setting(digits_bundle(), None), [ORT]) as worker:
+    with Worker(Setting(digits_bundle(), None), ORT) as worker:
         worker._process.kill()
         worker._process.join()
         with pytest.raises(EngineError, match="died"):
-            worker.turn(ORT, 1, 0.01)
+            worker.turn(1, 0.01)
 
 
 def row(engine, batch, median, speedup=None, threads=1):
@@ -155,3 +155,26 @@ def test_nonsense_is_one_line_and_a_failure(args, message):
     assert done.returncode != 0
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_ratios_are_also_against_other_modes_of_pytorch_and_a_plain_export():
+    compiled = Subject("pytorch", "compile", 1, "compile")
+    plain = Subject("onnxruntime", "plain-fp32", 1)
+    turns = {TORCH_1: [[0.04]], compiled: [[0.03]], plain: [[0.02]], ORT: [[0.01]]}
+    rows = {r.variant: r for r in _rows(turns, 1, {"plain-fp32"}, {ORT: 113.0})}
+    assert rows["fp32"].speedup == pytest.approx(4)
+    assert rows["fp32"].versus == {"compile": pytest.approx(3), "plain-fp32": pytest.approx(2)}
+    assert rows["compile"].versus["plain-fp32"] == pytest.approx(0.667, abs=1e-3)
+    assert rows["fp32"].memory_mb == 113.0
+    assert rows["plain-fp32"].memory_mb is None
+
+
+def test_memory_of_a_worker_is_its_own_process():
+    with Worker(Setting(digits_bundle(), None), ORT) as worker:
+        worker.turn(1, 0.01)
+        assert 20 < worker.memory_mb() < 500
+
+
+def test_unknown_variants_are_refused_with_what_there_is():
+    with pytest.raises(BundleError, match="no variant 'int3'; it has fp32"):
+        measure(bundles.load(digits_bundle()), Plan([1], [1], variants=["int3"]), "mmf-bench")

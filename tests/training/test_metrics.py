@@ -5,9 +5,9 @@ import pytest
 import torch
 from mmf_deploy.training.data import digits
 from mmf_deploy.training.evaluate import evaluate_digits
-from mmf_deploy.training.metrics.frechet import frechet_distance, gaussian_frechet
 
 from mmf_deploy.errors import ShapeError
+from mmf_deploy.frechet import frechet_distance, gaussian_frechet
 
 
 def test_frechet_of_commuting_gaussians_has_its_closed_form():

@@ -1,0 +1,1 @@
+"""Weights from elsewhere: public checkpoints, renamed weight files, a user's own network."""
