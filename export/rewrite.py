@@ -19,19 +19,19 @@ class WrittenOutGroupNorm(nn.GroupNorm):
     """GroupNorm as means and a reciprocal square root."""
 
     def __init__(self, norm: nn.GroupNorm) -> None:
-        super().__init__(norm.num_groups, norm.num_channels, norm.eps)
+        super().__init__(norm.num_groups, norm.num_channels, norm.eps, norm.affine)
         self.weight, self.bias = norm.weight, norm.bias
 
     def forward(self, input: Tensor) -> Tensor:
-        """float32 [B, C, H, W] to the same."""
-        x = input
-        batch, channels, height, width = x.shape
-        pixels = channels // self.num_groups * height * width
-        grouped = x.reshape(batch, self.num_groups, pixels)
+        """float32 [B, C, …] to the same."""
+        grouped = input.reshape(input.shape[0], self.num_groups, -1)
         centred = grouped - grouped.mean(2, keepdim=True)
         scale = torch.rsqrt((centred * centred).mean(2, keepdim=True) + self.eps)
-        normal: Tensor = (centred * scale).reshape(x.shape)
-        return normal * self.weight[:, None, None] + self.bias[:, None, None]
+        normal: Tensor = (centred * scale).reshape(input.shape)
+        if not self.affine:
+            return normal
+        column = (-1, *[1] * (input.dim() - 2))
+        return normal * self.weight.reshape(column) + self.bias.reshape(column)
 
 
 class NearestUp(nn.Module):
