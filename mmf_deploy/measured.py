@@ -15,6 +15,7 @@ from typing import Any
 from mmf_deploy.errors import BundleError
 
 NAME = "measured.json"
+TABLES = ("latency", "pytorch", "forms", "int8")
 
 
 def render(content: Mapping[str, Any]) -> bytes:
@@ -36,7 +37,7 @@ def read(directory: Path) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
         content = dict(json.loads(raw)["measured"])
-        if raw == render(content):
+        if raw == render(content) and all(isinstance(content.get(k, {}), dict) for k in TABLES):
             return content
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         pass
