@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mmf_deploy.nn.embedding import sinusoidal
+from mmf_deploy.nn.fixed_inputs import fix_inputs
 from mmf_deploy.nn.sampler import Sampler, time_grid
 from mmf_deploy.spec import SampleSpec
 
@@ -142,36 +143,9 @@ class FoldedSampler(Sampler):
         return net.body(x, cast(FoldedTime, self.folded[k]).shifts(net, label, guidance))
 
 
-class FixedInputs(nn.Module):
-    """u with the label or the guidance scale as constants, for networks that do not fold."""
-
-    def __init__(self, net: nn.Module, label: int | None, guidance: float | None) -> None:
-        super().__init__()
-        self.net = net
-        self.register_buffer("label", None if label is None else torch.tensor([label]))
-        self.register_buffer("guidance", None if guidance is None else torch.tensor([guidance]))
-
-    def forward(
-        self,
-        x: Tensor,
-        r: Tensor,
-        t: Tensor,
-        label: Tensor | None = None,
-        guidance: Tensor | None = None,
-    ) -> Tensor:
-        """As the network; fixed inputs have batch 1 and broadcast."""
-        label = label if self.label is None else cast(Tensor, self.label).expand(x.shape[0])
-        if self.guidance is not None:
-            guidance = cast(Tensor, self.guidance).expand(x.shape[0])
-        return torch.as_tensor(self.net(x, r, t, label, guidance))
-
-
 def plain_sampler(origin: Origin, steps: int) -> Sampler:
     """The sampler of an origin as PyTorch runs it: the reference of every comparison."""
-    source = origin.source
-    net = origin.net
-    if source.label is not None or source.guidance is not None:
-        net = FixedInputs(net, source.label, source.guidance)
+    net = fix_inputs(origin.net, origin.source.label, origin.source.guidance)
     return Sampler(net, time_grid(steps), origin.spec.is_image).eval()
 
 

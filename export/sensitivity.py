@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from mmf_deploy.engines.ort import SMALL_GRAPH_BYTES
 from mmf_deploy.errors import ParityError, require
 
 from .parity import psnr
@@ -212,6 +213,9 @@ class Chooser:
         ort = require("onnxruntime", "cpu")
         settings = ort.SessionOptions()
         settings.log_severity_level = 3
+        if self._trial.stat().st_size < SMALL_GRAPH_BYTES:
+            # as its engine does: a second thread gains nothing there
+            settings.intra_op_num_threads = 1
         if self._symmetric:
             # as the file says: rewriting it to unsigned for a CPU, ONNX Runtime trips over opset 21
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

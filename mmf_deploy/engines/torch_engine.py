@@ -18,6 +18,7 @@ from mmf_deploy.engines.buckets import bucket_for, padded
 from mmf_deploy.engines.torch_modes import MODES, Inputs, Run
 from mmf_deploy.errors import EngineError
 from mmf_deploy.nn.build import network_from
+from mmf_deploy.nn.fixed_inputs import fix_inputs
 from mmf_deploy.nn.sampler import Sampler, time_grid
 
 
@@ -66,7 +67,7 @@ class PyTorchEngine(Engine):
                 f"{self.bundle.path} was made from {source.weights_sha256}; "
                 "pass the checkpoint it was exported from"
             )
-        net = network_from(found, source.weights)
+        net = fix_inputs(network_from(found, source.weights), source.label, source.guidance)
         grid = time_grid(self.variant.steps)
         sampler = Sampler(net, grid, self.spec.is_image).to(self.device).eval()
         self._module = torch_modes.arranged(sampler, self.mode)
@@ -90,9 +91,9 @@ class PyTorchEngine(Engine):
         self._take_the_process()
         count = len(noise)
         rows = bucket_for(count, self.buckets) if torch_modes.fixed_batch(self.mode) else count
-        given = (noise, *self._with_frozen(count, label, guidance))
         inputs: Inputs = tuple(
-            None if a is None else torch.from_numpy(padded(a, rows)).to(self.device) for a in given
+            None if a is None else torch.from_numpy(padded(a, rows)).to(self.device)
+            for a in (noise, label, guidance)
         )
         found = [o[:count].cpu().numpy() for o in self._prepared(rows, inputs)(inputs)]
         return Output(sample=found[0], image=found[1] if self.spec.is_image else None)
@@ -107,17 +108,6 @@ class PyTorchEngine(Engine):
             # fp32 means fp32: TF32 rounds the factors of products to 10 bits
             torch.set_float32_matmul_precision("highest")
             torch.backends.cudnn.allow_tf32 = False
-
-    def _with_frozen(
-        self, count: int, label: NDArray[np.int64] | None, guidance: NDArray[np.float32] | None
-    ) -> tuple[NDArray[np.int64] | None, NDArray[np.float32] | None]:
-        """Label and guidance, with the constants of inputs that the export froze."""
-        source = self.bundle.manifest.source
-        if source.label is not None:
-            label = np.full(count, source.label, np.int64)
-        if source.guidance is not None:
-            guidance = np.full(count, source.guidance, np.float32)
-        return label, guidance
 
     def _prepared(self, rows: int, inputs: Inputs) -> Run:
         assert self._module is not None

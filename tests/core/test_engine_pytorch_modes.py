@@ -15,6 +15,7 @@ from mmf_deploy.errors import EngineError
 from mmf_deploy.golden import verify_golden
 from mmf_deploy.nn.bf16 import Bfloat16
 from mmf_deploy.nn.build import network_from
+from mmf_deploy.nn.fixed_inputs import fix_inputs
 from mmf_deploy.nn.sampler import Sampler, time_grid
 from mmf_deploy.noise import gaussian_batch
 from mmf_deploy.spec import SampleSpec
@@ -159,15 +160,16 @@ def test_frozen_label_is_fed_as_a_constant(mode, unet_bundle, unet_run, opened):
         assert relative(found, engine.run(x1, np.full(4, 1)).sample) > 0.01
 
 
-def test_frozen_guidance_reaches_the_network(unet_bundle, opened):
-    engine = opened()
-    source = engine.bundle.manifest.source.model_copy(update={"guidance": 2.5})
-    engine.bundle = replace(
-        unet_bundle, manifest=unet_bundle.manifest.model_copy(update={"source": source})
-    )
-    label, guidance = engine._with_frozen(3, np.arange(3), None)
-    assert label.tolist() == [0, 1, 2]
-    assert (guidance.tolist(), guidance.dtype) == ([2.5] * 3, np.float32)
+def test_frozen_guidance_reaches_the_network():
+    def seen(x, r, t, label=None, guidance=None):
+        return x * 0 + guidance[:, None] + label[:, None]
+
+    class Seen(torch.nn.Module):
+        forward = staticmethod(seen)
+
+    net = fix_inputs(Seen(), None, 2.5)
+    x, time = torch.zeros(3, 2), torch.ones(1)
+    assert net(x, time, time, torch.arange(3)).tolist() == [[2.5] * 2, [3.5] * 2, [4.5] * 2]
 
 
 # refusals
