@@ -2,14 +2,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := train,export,serve,cpu,openvino,bench
+EXTRAS := train,export,serve,client,cpu,openvino,bench
 
-.PHONY: quickstart test lint format bench-cifar10 bench-cifar10-gpu bench-digits export-study bench-step objectives results digits-bundle \
+.PHONY: quickstart test test-ray check-image lint format bench-serve bench-cifar10 bench-cifar10-gpu bench-digits export-study bench-step objectives results digits-bundle \
 	clean help
 
 help:
 	@echo "make quickstart     train, export, benchmark and serve digits (minutes on two cores)"
 	@echo "make test           lint, types and the default test suite"
+	@echo "make test-ray       the tests with real Ray: two replicas, one killed under load"
+	@echo "make check-image    lint the Dockerfile, run its install lines and what they install"
+	@echo "make bench-serve    the service against its engine, under overload, and against LitServe"
 	@echo "make bench-cifar10  latency of the 55.9M CIFAR-10 network against PyTorch (10 minutes)"
 	@echo "make bench-digits   latency of every variant of the digits network"
 	@echo "make bench-cifar10-gpu  the same on an NVIDIA GPU, batch 1 to 256"
@@ -23,7 +26,13 @@ quickstart: $(VENV)/.installed
 	$(BIN)/mmf quickstart
 
 test: $(VENV)/.installed-dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+check-image: $(VENV)/.installed-dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" deploy/check_image.sh
+
+test-ray: $(VENV)/.installed-ray
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/serve/test_ray.py -m ray
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -66,6 +75,13 @@ export-study: $(VENV)/.installed
 	$(BIN)/python benchmarks/collect_export.py bundles/export-int8 \
 		benchmarks/results/export-int8-cpu.json "$(CURVE)"
 
+bench-serve: $(VENV)/.installed
+	$(BIN)/mmf train cifar10-random --out runs/cifar10-random
+	$(BIN)/mmf export runs/cifar10-random --out bundles/cifar10-random-serve --force
+	$(BIN)/python benchmarks/serve_targets.py --cifar bundles/cifar10-random-serve
+	$(BIN)/python benchmarks/litserve/compare.py
+	$(BIN)/python benchmarks/render.py
+
 bench-digits: $(VENV)/.installed
 	$(BIN)/mmf train digits --out runs/digits
 	$(BIN)/mmf export runs/digits --out bundles/digits-all --force \
@@ -104,6 +120,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[$(EXTRAS),dev]"
+	@touch $@
+
+$(VENV)/.installed-ray: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[$(EXTRAS),dev,ray]"
 	@touch $@
 
 clean:

@@ -214,6 +214,83 @@ def bench_step(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def service(found: dict[str, Any]) -> str:
+    """What the service costs on top of its engine."""
+    machine, over = found["machine"], found["overload"]
+    level, start = over["level"], found["start"]
+    rows = [
+        (
+            f"one client, reply as {row['format']}: p50 over the bare engine's "
+            f"{row['engine_p50_ms']:.2f} ms",
+            f"{row['overhead_ms']:.2f} ms",
+        )
+        for row in found["overhead"]
+    ]
+    for name, what in (("digits", "digits"), ("cifar", "the 55.9M CIFAR-10 network")):
+        if row := found.get(name):
+            each = "one image" if row["images"] == 1 else f"{row['images']} images"
+            rows.append(
+                (
+                    f"saturation, {what}, {each} a request: share of the engine's "
+                    f"{row['engine_images_per_s']:,.1f} images/s at its best batch",
+                    f"{row['service_images_per_s']:,.1f} images/s, {row['share']:.0%}",
+                )
+            )
+    after = level["recovery"]["first_ms"]
+    rows += [
+        (
+            f"{level['offered_per_s'] / over['capacity_per_s']:.0f}× overload for "
+            f"{level['seconds']:.0f} s ({level['images']} images a request, deadline "
+            f"{level['deadline_ms']:.0f} ms): accepted in time",
+            f"{level['deadline_met']:.2%} ({level['shed']:.0%} refused with a time to come back)",
+        ),
+        ("the same: first images after it", f"{after:.0f} ms"),
+        (
+            "start to ready, resident memory",
+            f"{start['ready_s']:.2f} s, {start['memory_mb']:.0f} MB",
+        ),
+        (
+            "wrong images among everything that was returned, failures",
+            f"{found['accounts']['wrong_images']} and {found['accounts']['failed']} of "
+            f"{found['accounts']['replies']:,} replies",
+        ),
+    ]
+    body = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return (
+        f"On {machine['cores']} cores ({machine['cpu']}), which the load generator shares, by\n"
+        f"`make bench-serve` ([results](benchmarks/results/serve-cpu.json)):\n\n"
+        f"| | |\n|---|---|\n{body}"
+    )
+
+
+def litserve(found: dict[str, Any]) -> str:
+    """mmf-serve and LitServe under the same load."""
+    machine, middle, ratio = found["machine"], found["median"], found["ratio"]
+    rows = [
+        (
+            "requests/s at saturation",
+            f"{middle['mmf_requests_per_s']:,.0f}",
+            f"{middle['litserve_requests_per_s']:,.0f}",
+            f"{ratio['requests_per_s']:.2f}×",
+        ),
+        (
+            "p50 with one client",
+            f"{middle['mmf_p50_ms']:.2f} ms",
+            f"{middle['litserve_p50_ms']:.2f} ms",
+            f"{ratio['p50']:.2f}×",
+        ),
+    ]
+    body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return (
+        f"On {machine['cores']} cores ({machine['cpu']}), {len(found['rounds'])} rounds in turns, "
+        f"LitServe {found['versions']['litserve']} with the best of\n"
+        f"{len(found['settings_tried'])} settings for each line, by "
+        "`python benchmarks/litserve/compare.py`\n"
+        "([results](../benchmarks/results/litserve-cpu.json)):\n\n"
+        f"| digits, one PNG a request | mmf-serve | LitServe | ratio |\n|---|---|---|---|\n{body}"
+    )
+
+
 @dataclass(frozen=True)
 class Section:
     """A table between two markers of a page.
@@ -237,6 +314,8 @@ SECTIONS = {
     "forms": Section("docs/export.md", "export-forms-cpu.json", forms),
     "int8-curve": Section("docs/export.md", "export-int8-cpu.json", int8_curve),
     "bench-step": Section("docs/objective.md", "bench-step-cpu.json", bench_step),
+    "service": Section("README.md", "serve-cpu.json", service),
+    "litserve": Section("docs/benchmark-serve.md", "litserve-cpu.json", litserve),
 }
 PAGES = tuple(dict.fromkeys(section.page for section in SECTIONS.values()))
 

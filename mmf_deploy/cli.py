@@ -27,7 +27,12 @@ COMMANDS = {
         "Turn weights from elsewhere into a run.",
     ),
     "serve": ("mmf_deploy.serve.cli", "Serve a bundle over HTTP."),
+    "api-keys": ("mmf_deploy.serve.keys_cli", "Add, list and revoke the API keys of a service."),
     "bench": ("mmf_deploy.serve.bench_cli", "Measure latency per image against PyTorch."),
+    "bench-serve": (
+        "mmf_deploy.serve.load_cli",
+        "Load a service and check every image that comes back.",
+    ),
     "bench-step": ("mmf_deploy.training.bench_step_cli", "Measure what a training step costs."),
     "sample": ("mmf_deploy.sample_cli", "Generate images from a bundle or a checkpoint."),
     "inspect": ("mmf_deploy.inspect_cli", "Show what a bundle or a checkpoint holds."),

@@ -10,8 +10,11 @@
     ├── EngineError           an engine that does not exist here or failed to run
     ├── TrainingError         a run that cannot go on
     ├── ParityError           an exported artefact that differs from its checkpoint
-    └── RequestError          a request that cannot be served: HTTP 4xx, names the field
-        └── OverloadedError   refused early, HTTP 429/503, with an exact retry_after_s
+    ├── RequestError          a request that cannot be served: HTTP 4xx, names the field
+    │   └── OverloadedError   refused early, HTTP 429/503, with an exact retry_after_s
+    └── ServiceError          what a client gets to see: status, code, request_id
+        ├── BusyError         the service says: later (HTTP 429 or 503)
+        └── UnreachableError  there is no reply, or only a part of one
 
 A message says what came, what was expected and what to do. Command line tools
 print it as one line and exit; ``--debug`` shows the traceback. The service turns
@@ -95,11 +98,65 @@ class RequestError(MMFError):
 
 
 class OverloadedError(RequestError):
-    """The queue is full or the deadline cannot be met; come back in ``retry_after_s`` seconds."""
+    """The queue is full or the deadline cannot be met; come back in ``retry_after_s`` seconds.
 
-    def __init__(self, message: str, *, retry_after_s: float, status: int = 503) -> None:
-        super().__init__(message, status=status, code="overloaded")
+    Args:
+        reason: a word for the metrics: queue_full, deadline, expired, encode_backlog, rate_limit.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float,
+        status: int = 503,
+        code: str = "overloaded",
+        reason: str = "queue_full",
+    ) -> None:
+        super().__init__(message, status=status, code=code)
         self.retry_after_s = retry_after_s
+        self.reason = reason
+
+
+class ServiceError(MMFError):
+    """A service replied with an error, or with something that is no reply of a service.
+
+    Args:
+        text: what came, what was expected, what to do; one line.
+        status: the HTTP status, or None without one.
+        code: the service's short machine-readable word.
+        message: what the service said, alone; ``text`` if not given.
+        field: the field of the request that is wrong, or None.
+        request_id: what the service's log calls this request, or None.
+        retry_after_s: when the service wants to be asked again, or None if it did not say.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        status: int | None = None,
+        code: str = "bad_reply",
+        message: str | None = None,
+        field: str | None = None,
+        request_id: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.code = code
+        self.message = text if message is None else message
+        self.field = field
+        self.request_id = request_id
+        self.retry_after_s = retry_after_s
+
+
+class BusyError(ServiceError):
+    """The service is overloaded, starting or shutting down, and retries did not help."""
+
+
+class UnreachableError(ServiceError):
+    """Nothing listens there, the connection broke, or the reply took too long."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

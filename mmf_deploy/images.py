@@ -18,6 +18,9 @@ from PIL import Image
 from mmf_deploy.errors import ShapeError
 from mmf_deploy.files import write_atomic
 
+GAP = 2
+"""Pixels between the images of a grid, and around them."""
+
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
@@ -70,7 +73,7 @@ def grid(
         columns: images a row; the square root of B, rounded up, if not given.
         scale: each pixel becomes a scale × scale block.
     Returns:
-        uint8 [rows, columns, C] pixels, two pixels apart.
+        uint8 [rows, columns, C] pixels, ``GAP`` pixels apart.
     Raises:
         ShapeError: no images, or not an array of images.
     """
@@ -78,18 +81,32 @@ def grid(
         raise ShapeError(
             f"images of shape {images.shape}, {images.dtype}: expected uint8 [B, H, W, C]"
         )
-    count, _, _, channels = images.shape
-    columns = columns or math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    height, width, gap = images.shape[1], images.shape[2], 2
-    shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, channels)
-    out = np.full(shape, 255, np.uint8)
+    count, height, width, channels = images.shape
+    height, width = scale * height, scale * width
+    columns = columns or _columns(count)
+    out = np.full((*grid_size(count, height, width, columns), channels), 255, np.uint8)
     for k, image in enumerate(images):
-        top = gap + (k // columns) * (height + gap)
-        left = gap + (k % columns) * (width + gap)
-        out[top : top + height, left : left + width] = image
+        top = GAP + (k // columns) * (height + GAP)
+        left = GAP + (k % columns) * (width + GAP)
+        # one at a time: all of them enlarged would take the room of the grid once more
+        out[top : top + height, left : left + width] = enlarged(image, scale)
     return out
+
+
+def grid_size(count: int, height: int, width: int, columns: int | None = None) -> tuple[int, int]:
+    """Height and width of a grid of ``count`` images, in pixels."""
+    columns = columns or _columns(count)
+    rows = math.ceil(count / columns)
+    return rows * (height + GAP) + GAP, columns * (width + GAP) + GAP
+
+
+def _columns(count: int) -> int:
+    return math.ceil(math.sqrt(count))
+
+
+def enlarged(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """uint8 [H, W, C] with each pixel as a scale × scale block."""
+    return image if scale == 1 else image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def display_scale(height: int, target: int = 64) -> int:

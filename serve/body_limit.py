@@ -1,4 +1,4 @@
-"""Middleware that refuses bodies over a limit, announced or not."""
+"""Middleware that refuses bodies over a limit, announced or not, and bodies that got lost."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from mmf_deploy.errors import RequestError
 
 class BodyLimit:
     """Raises RequestError (413) where a handler reads more than ``max_bytes``.
+
+    And 400 where nothing is left of a body: uvicorn's fast parser drops those of requests that
+    offer to upgrade, as some clients do by default; answered as `{}` they would seem to work.
 
     Pure ASGI: behind Starlette's BaseHTTPMiddleware a handler would never learn that its
     client has left.
@@ -25,12 +28,20 @@ class BodyLimit:
             return
         # an announced length is refused before the first byte is taken
         seen = _announced(scope) if _announced(scope) > self.max_bytes else 0
+        may_be_lost = _offers_to_upgrade(scope)
 
         async def counting() -> Message:
             nonlocal seen
             if seen <= self.max_bytes:
                 message = await receive()
                 seen += len(message.get("body", b""))
+                if may_be_lost and not seen and message["type"] == "http.request":
+                    raise RequestError(
+                        "an offer to upgrade the protocol cost this request its body; "
+                        "leave out the header Upgrade, or use HTTP/1.1 without HTTP/2",
+                        status=400,
+                        code="upgrade_not_supported",
+                    )
                 if seen <= self.max_bytes:
                     return message
             raise RequestError(
@@ -38,6 +49,11 @@ class BodyLimit:
             )
 
         await self.app(scope, counting, send)
+
+
+def _offers_to_upgrade(scope: Scope) -> bool:
+    names = {name for name, _ in scope["headers"]}
+    return b"upgrade" in names and (_announced(scope) > 0 or b"transfer-encoding" in names)
 
 
 def _announced(scope: Scope) -> int:

@@ -1,45 +1,41 @@
-"""Waiting for images only as long as the client does."""
+"""Giving up work when its client leaves."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from starlette.requests import Request
 
-from .samples import Sample
+from mmf_deploy.errors import RequestError
+
+from .job import Job
 
 
 class ClientGoneError(Exception):
     """The client left before its images were ready; nobody reads the reply."""
 
 
-async def samples_unless_gone(
-    request: Request, futures: Sequence[asyncio.Future[Sample]]
-) -> list[Sample]:
-    """Wait for every image of a request whose body has been read.
+@contextmanager
+def fail_when_gone(request: Request, job: Job) -> Iterator[None]:
+    """While inside, the departure of a request's client fails its job with ClientGoneError.
 
-    Whatever ends the wait early (the client leaves, one image fails, the handler is
-    cancelled) cancels the rest, so that nothing is computed for nobody.
-
-    Raises:
-        ClientGoneError: the client disconnected first.
+    Args:
+        request: whose body has been read.
     """
-    everything = asyncio.gather(*futures)
-    # when the client is gone nobody looks at the outcome, and asyncio would complain
-    everything.add_done_callback(lambda done: done.cancelled() or done.exception())
-    gone = asyncio.create_task(_disconnected(request))
+
+    async def watch() -> None:
+        try:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+        except RequestError as e:  # a body that nobody reads is over the limit
+            job.fail(e)
+        else:
+            job.fail(ClientGoneError(), "disconnect")
+
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait((everything, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not everything.done():
-            raise ClientGoneError
-        return everything.result()
+        yield
     finally:
-        gone.cancel()
-        for future in futures:
-            future.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        watching.cancel()

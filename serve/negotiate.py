@@ -4,7 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from starlette.requests import Request
+
 from mmf_deploy.errors import RequestError
+
+from .formats import MEDIA_TYPES, Format
+
+
+def chosen_format(asked: Format | None, request: Request, offers: tuple[Format, ...]) -> Format:
+    """The format of a reply: what the body asks for, else what the Accept header does.
+
+    Raises:
+        RequestError: 422 or 406, it is not on offer.
+    """
+    if asked is None:
+        media_types = [MEDIA_TYPES[f] for f in offers]
+        return offers[media_types.index(negotiate(request.headers.get("accept"), media_types))]
+    if asked not in offers:
+        raise RequestError(
+            f"format: {asked} is not on offer here; expected one of {', '.join(offers)}",
+            field="format",
+        )
+    return asked
 
 
 def negotiate(accept: str | None, offers: Sequence[str]) -> str:

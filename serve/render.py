@@ -1,128 +1,164 @@
-"""Replies of POST /v1/generate: JSON with PNGs, one PNG, or the bare array."""
+"""Replies of the native routes: JSON, one image, an array, parts or events."""
 
 from __future__ import annotations
 
-import base64
 import io
 import json
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+import secrets
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from mmf_deploy import images
-from mmf_deploy.spec import SampleSpec
 
-from .samples import Item, Sample
+from .formats import MEDIA_TYPES, Format, ImageFormat
+from .image_urls import image_path
+from .made import Made
+from .model import Lane, Loaded
+from .samples import Item
 
-JSON = "application/json"
-PNG = "image/png"
-NPY = "application/x-npy"
+VARY = {"Vary": "Accept"}
 
 
-@dataclass(frozen=True)
-class Made:
-    """Everything a reply is made of.
+def fields_of(
+    item: Item,
+    loaded: Loaded,
+    lane: Lane,
+    kind: ImageFormat,
+    size: int | None,
+    base64_image: str | None = None,
+) -> dict[str, Any]:
+    """What JSON says of one image.
 
-    Attributes:
-        bundle: digest of the bundle that made it.
-        queue_ms: from the request's arrival to the start of its first batch.
-        infer_ms: from there to the end of its last batch.
+    Args:
+        kind, size: how it is encoded, and its height in pixels if that was asked for.
     """
-
-    bundle: str
-    variant: str
-    spec: SampleSpec
-    items: Sequence[Item]
-    samples: Sequence[Sample]
-    queue_ms: float
-    infer_ms: float
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An encoded reply."""
-
-    body: bytes
-    media_type: str
-    headers: dict[str, str]
-
-
-def offers(spec: SampleSpec) -> tuple[str, ...]:
-    """The media types that samples of this kind can be sent as, the default first."""
-    return (JSON, PNG, NPY) if spec.is_image else (JSON, NPY)
-
-
-def render(made: Made, media_type: str) -> Reply:
-    """Encode a reply; meant for the encoding pool."""
-    started = time.perf_counter()
-    headers = {"Vary": "Accept"}
-    if media_type == JSON:
-        fields = [_fields(made, k) for k in range(len(made.items))]
-        encode_ms = _since_ms(started)
-        body = _json_body(made, fields, encode_ms)
-    else:
-        body = _png(made) if media_type == PNG else _npy(made)
-        encode_ms = _since_ms(started)
-        headers |= _identity(made)
-    headers["Server-Timing"] = (
-        f"queue;dur={made.queue_ms:.3f}, infer;dur={made.infer_ms:.3f}, encode;dur={encode_ms:.3f}"
-    )
-    return Reply(body, media_type, headers)
-
-
-def _fields(made: Made, k: int) -> dict[str, Any]:
-    item, value = made.items[k], made.samples[k].value
+    spec = loaded.spec
     fields: dict[str, Any] = {"seed": item.seed}
-    if made.spec.conditional:
+    if spec.conditional:
         fields["label"] = item.label
-    if made.spec.guided:
+    if spec.guided:
         fields["guidance"] = item.guidance
-    if made.spec.is_image:
-        fields["png_base64"] = base64.b64encode(images.encode(value)).decode("ascii")
-    else:
-        fields["sample"] = value.tolist()
+    if item.toward is not None:
+        fields["fraction"] = item.toward.fraction
+    elif spec.is_image:
+        fields["url"] = image_path(loaded, lane, item, kind, size)
+    if base64_image is not None:
+        fields[f"{kind}_base64"] = base64_image
     return fields
 
 
-def _json_body(made: Made, fields: list[dict[str, Any]], encode_ms: float) -> bytes:
-    timing = {"queue": made.queue_ms, "infer": made.infer_ms, "encode": encode_ms}
+def json_body(made: Made[Any], fields: list[dict[str, Any]], **more: Any) -> bytes:
+    """The JSON reply around the fields of every image."""
+    timing = made.timing
     content = {
-        "bundle": made.bundle,
+        "model": made.loaded.name,
+        "bundle": made.loaded.digest,
         "variant": made.variant,
-        "images" if made.spec.is_image else "samples": fields,
-        "timing_ms": {name: round(ms, 3) for name, ms in timing.items()},
+        "images" if made.loaded.spec.is_image else "samples": fields,
+        **more,
+        "timing_ms": {
+            "queue": round(timing.queue_ms, 3),
+            "infer": round(timing.infer_ms, 3),
+            "encode": round(timing.encode_ms, 3),
+        },
     }
+    return dumps(content)
+
+
+def dumps(content: Any) -> bytes:
+    """Compact JSON."""
     return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
-def _png(made: Made) -> bytes:
-    if len(made.samples) == 1:
-        return images.encode(made.samples[0].value)
-    return images.encode(images.grid(np.stack([s.value for s in made.samples])))
-
-
-def _npy(made: Made) -> bytes:
+def npy_body(made: Made[Any]) -> bytes:
+    """All values as one .npy file."""
     out = io.BytesIO()
-    np.save(out, np.stack([s.value for s in made.samples]), allow_pickle=False)
+    np.save(out, made.values, allow_pickle=False)
     return out.getvalue()
 
 
-def _identity(made: Made) -> dict[str, str]:
+def grid_of(made: Made[Any], kind: ImageFormat, scale: int, quality: int) -> bytes:
+    """All images as one, in a grid; a single image as it is."""
+    if len(made.values) == 1:
+        return images.encode(images.enlarged(made.values[0], scale), str(kind), quality)
+    return images.encode(images.grid(made.values, scale=scale), str(kind), quality)
+
+
+def animation_of(made: Made[Any], scale: int, fps: float, quality: int) -> bytes:
+    """All images as the frames of one animated WebP that runs forever."""
+    first, *others = (_Frame(value, scale) for value in made.values)
+    out = io.BytesIO()
+    first.convert("RGB").save(
+        out,
+        format="webp",
+        save_all=True,
+        append_images=others,
+        duration=max(1, round(1000 / fps)),
+        loop=0,
+        quality=quality,
+    )
+    return out.getvalue()
+
+
+class _Frame:
+    """A frame as Pillow sees it, which asks for its pixels when it is encoded and no sooner.
+
+    Pillow makes a list of whatever it gets, so that a generator would be of no use.
+    """
+
+    mode, n_frames, has_transparency_data = "unmade", 1, False
+
+    def __init__(self, value: NDArray[np.uint8], scale: int) -> None:
+        self._value, self._scale = value, scale
+
+    def seek(self, frame: int) -> None:
+        """There is but one."""
+
+    def convert(self, mode: str) -> Image.Image:
+        """The enlarged frame."""
+        return images.to_pil(images.enlarged(self._value, self._scale)).convert(mode)
+
+
+def strip_of(made: Made[Any], kind: ImageFormat, scale: int, quality: int) -> bytes:
+    """All images side by side."""
+    strip = images.grid(made.values, columns=len(made.values), scale=scale)
+    return images.encode(strip, str(kind), quality)
+
+
+def multipart_body(made: Made[bytes], kind: ImageFormat) -> tuple[bytes, str]:
+    """Every image as a part of its own, and the Content-Type (RFC 2046, 5.1)."""
+    boundary = secrets.token_hex(16)
+    out = bytearray()
+    for item, encoded in zip(made.items, made.encoded, strict=True):
+        headers = {
+            "Content-Type": MEDIA_TYPES[Format(kind)],
+            "Content-Length": str(len(encoded)),
+            "X-MMF-Seed": str(item.seed),
+        }
+        if made.loaded.spec.conditional:
+            headers["X-MMF-Label"] = str(item.label)
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        out += f"--{boundary}\r\n{lines}\r\n".encode() + encoded + b"\r\n"
+    out += f"--{boundary}--\r\n".encode()
+    return bytes(out), f"multipart/mixed; boundary={boundary}"
+
+
+def identity(made: Made[Any]) -> dict[str, str]:
     """What JSON says in its fields, for replies that have only headers."""
-    headers = {
-        "X-MMF-Bundle": made.bundle,
-        "X-MMF-Variant": made.variant,
-        "X-MMF-Seeds": ",".join(str(i.seed) for i in made.items),
-    }
-    if made.spec.conditional:
-        headers["X-MMF-Labels"] = ",".join(str(i.label) for i in made.items)
-    if made.spec.guided:
-        headers["X-MMF-Guidance"] = ",".join(f"{i.guidance:g}" for i in made.items)
+    headers = {"X-MMF-Seeds": _joined(made, lambda i: str(i.seed))}
+    way = made.items[0].toward
+    if way is not None:
+        headers["X-MMF-Seeds"] = f"{made.items[0].seed},{way.seed}"
+    if made.loaded.spec.conditional:
+        headers["X-MMF-Labels"] = _joined(made, lambda i: str(i.label))
+    if made.loaded.spec.guided:
+        headers["X-MMF-Guidance"] = _joined(made, lambda i: repr(i.guidance))
     return headers
 
 
-def _since_ms(started: float) -> float:
-    return (time.perf_counter() - started) * 1000
+def _joined(made: Made[Any], text: Callable[[Item], str]) -> str:
+    return ",".join(text(item) for item in made.items)

@@ -1,32 +1,35 @@
-"""The service behind every route: one open engine, its batcher, an encoding pool, a state."""
+"""The service behind every route: models, their batchers, an encoding pool, a state."""
 
 from __future__ import annotations
 
 import asyncio
 import enum
 import logging
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
 
+import numpy as np
 from starlette.requests import Request
 
-from mmf_deploy.bundle import Bundle
 from mmf_deploy.engines.base import Engine
-from mmf_deploy.errors import MMFError, RequestError
-from mmf_deploy.golden import verify_golden
+from mmf_deploy.errors import MMFError, OverloadedError, RequestError, nearest
 
-from .batcher import Batcher
-from .disconnect import samples_unless_gone
-from .render import Made, Reply, render
-from .samples import Item, Sample
+from .batcher import draining
+from .disconnect import fail_when_gone
+from .encoding import Encoder
+from .formats import ImageFormat, image_encoding
+from .job import BatchFailedError, Job
+from .made import Encoding, Made, Piece, Timing
+from .metrics import Metrics
+from .model import Lane, Loaded, Model, Source
+from .samples import Item, Part
+from .turns import Turns
+from .work import Accepted, Limiter, Limits, Work, note
+
+__all__ = ["Limits", "Service", "State", "Work"]
 
 log = logging.getLogger(__name__)
-
-CALIBRATION_S = 0.3
-"""Time to spend on measuring the cost of batches before the service is ready."""
 
 T = TypeVar("T")
 
@@ -40,127 +43,54 @@ class State(enum.StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What the service takes on.
-
-    Attributes:
-        max_images: most images in one request.
-        max_queue_images: most images that may wait; larger requests are refused outright.
-        max_body_bytes: largest request body.
-        encoders: threads that encode replies.
-    """
-
-    max_images: int = 256
-    max_queue_images: int = 1024
-    max_body_bytes: int = 1 << 20
-    encoders: int = 2
-
-    @property
-    def request_images(self) -> int:
-        """Most images a request can have and still find room in an empty queue."""
-        return min(self.max_images, self.max_queue_images)
-
-
 class Service:
-    """Serves one variant of one bundle through one engine.
+    """Serves models under names, each through engines and a batcher of its own.
 
     Args:
-        engine: not yet open; the service opens and closes it.
+        sources: what gives the engines of each model; the first model is the default one.
         on_state: called in the event loop at every change of state.
+        limiter: keeps the budgets of clients, in images.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        sources: Mapping[str, Source],
         limits: Limits | None = None,
         on_state: Callable[[State], None] | None = None,
+        limiter: Limiter | None = None,
     ) -> None:
-        self.engine = engine
-        self.bundle: Bundle = engine.bundle
         self.limits = limits or Limits()
         self.state = State.STARTING
         self.failure: Exception | None = None
         self.on_state = on_state or self._log_state
-        self._batcher: Batcher | None = None
+        self.limiter = limiter
+        self.metrics = Metrics()
+        self.encoder = Encoder(self.limits.encoders)
+        self.on_reload: list[Callable[[], object]] = []
+        self._turns: dict[str, Turns] = {}
+        self._closing = False
         self._busy = 0  # requests between acceptance and encoded reply
+        self.models = {name: Model(name, source, self._lane) for name, source in sources.items()}
+        self.metrics.watch(lambda: self.healthy, lambda: iter(self.models.values()))
+
+    def _lane(self, name: str, engine: Engine) -> Lane:
+        turn = self._turns.setdefault(engine.device, Turns())
+        return Lane(engine, self.limits.max_queue_images, turn, self.metrics.observer(name))
+
+    # Life
 
     def start(self) -> None:
         """Begin to open in the background, so that health is answered meanwhile."""
         self._idle = asyncio.Event()
         self._idle.set()
-        self._pool = ThreadPoolExecutor(self.limits.encoders, thread_name_prefix="encode")
+        self.encoder.start()
         self._opening = asyncio.create_task(self._open())
-
-    def drain(self) -> None:
-        """Turn readiness red; what still arrives is served until ``close``."""
-        if self.state in (State.STARTING, State.READY):
-            self._become(State.DRAINING)
-
-    async def close(self) -> None:
-        """Answer everything accepted, then free the engine."""
-        self.drain()
-        await self._opening
-        if self._batcher is not None:
-            await self._batcher.close()
-        await self._idle.wait()
-        self._pool.shutdown()
-        self.engine.close()
-
-    async def generate(
-        self, request: Request, items: list[Item], deadline_s: float | None, media_type: str
-    ) -> Reply:
-        """Make and encode images for a request whose body has been read.
-
-        Raises:
-            RequestError: not ready, overloaded, or shutting down.
-            ClientGoneError: the client left first.
-        """
-        if self._batcher is None:
-            raise RequestError(f"not ready: {self.state}", status=503, code="not_ready")
-        arrived = self._batcher.clock()
-        futures = self._batcher.submit(items, deadline_s)
-        with self._accepted():
-            samples = await samples_unless_gone(request, futures)
-            made = self._made(items, samples, arrived)
-            return await self.in_pool(lambda: render(made, media_type))
-
-    @contextmanager
-    def _accepted(self) -> Iterator[None]:
-        """What ``close`` waits for: images that are ready must still be encoded."""
-        self._busy += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._busy -= 1
-            if self._busy == 0:
-                self._idle.set()
-
-    def _made(self, items: list[Item], samples: list[Sample], arrived: float) -> Made:
-        started = min(s.started_s for s in samples)
-        finished = max(s.finished_s for s in samples)
-        return Made(
-            bundle=self.bundle.digest,
-            variant=self.engine.variant.name,
-            spec=self.bundle.spec,
-            items=items,
-            samples=samples,
-            queue_ms=(started - arrived) * 1000,
-            infer_ms=(finished - started) * 1000,
-        )
-
-    async def in_pool(self, work: Callable[[], T]) -> T:
-        """Run something that would hold up the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     async def _open(self) -> None:
         try:
-            await self.in_pool(self._load)
-            batcher = Batcher(self.engine, self.limits.max_queue_images)
-            batcher.start()
-            self._batcher = batcher
-            await self._calibrate(batcher)
+            for model in self.models.values():
+                await model.loaded.open()
+                await self._warm(model.loaded)
         except Exception as e:
             self.failure = e
             self._become(State.FAILED)
@@ -168,27 +98,63 @@ class Service:
         if self.state is State.STARTING:
             self._become(State.READY)
 
-    async def _calibrate(self, batcher: Batcher) -> None:
-        """Measure the cost of each bucket, as far as the time allows; the rest as it comes."""
-        left_s = CALIBRATION_S
-        for size in self.engine.buckets:
-            if size > self.limits.max_queue_images:
-                break
-            began = batcher.clock()
-            await asyncio.gather(*batcher.submit([self._any_item()] * size))
-            took_s = batcher.clock() - began
-            left_s -= took_s
-            if left_s < 2 * took_s:  # about what the next bucket takes
-                break
+    async def _warm(self, loaded: Loaded) -> None:
+        """Encode one image, so that the first client does not wait for an encoder to load."""
+        if loaded.spec.is_image:
+            channels, height, width = loaded.spec.shape
+            blank = np.zeros((1, height, width, channels), np.uint8)
+            for _ in range(2):  # the first one loads it, the second one says what it costs
+                self.encoder.forget()
+                await self.encoder.encode(*image_encoding(ImageFormat.PNG), [Item(0)], blank)
 
-    def _load(self) -> None:
-        self.engine.__enter__()
-        verify_golden(self.bundle, self.engine, self.engine.variant)
+    def drain(self) -> None:
+        """Turn readiness red; what still arrives is served until ``close``."""
+        if self.state in (State.STARTING, State.READY):
+            self._become(State.DRAINING)
 
-    def _any_item(self) -> Item:
-        """One image through the whole path: warms it up and measures a first cost."""
-        guidance = self.bundle.spec.guidance
-        return Item(seed=0, guidance=guidance[0] if guidance else 1.0)
+    async def close(self) -> None:
+        """Answer everything accepted, then free the engines."""
+        self.drain()
+        self._closing = True
+        await self._opening
+        await asyncio.gather(*(model.close() for model in self.models.values()))
+        await self._idle.wait()
+        self.encoder.close()
+
+    async def reload(self) -> bool:
+        """Read every bundle again and serve what has changed; what cannot be served is left.
+
+        Requests go on meanwhile: each is answered by the bundle that accepted it.
+
+        Returns:
+            whether everything on disk is now what is served.
+        """
+        for hook in self.on_reload:
+            hook()
+        if self.state is not State.READY:
+            log.warning("no bundle reloaded: the service is %s", self.state)
+            return False
+        good = True
+        for model in self.models.values():
+            try:
+                outcome = "replaced" if await model.reload() else "unchanged"
+            except Exception as e:
+                outcome, good = "failed", False
+                kept = model.loaded.digest[:12]
+                log.error("%s: not reloaded, %s goes on: %s", model.name, kept, e,
+                          exc_info=None if isinstance(e, MMFError) else e)  # fmt: skip
+            self.metrics.reloads.labels(model.name, outcome).inc()
+        return good
+
+    @property
+    def healthy(self) -> bool:
+        """Ready, and no engine does nothing but fail."""
+        return self.state is State.READY and not self.sick
+
+    @property
+    def sick(self) -> bool:
+        """Whether some engine does nothing but fail: a new process is what may help."""
+        return any(model.loaded.sick for model in self.models.values())
 
     def _become(self, state: State) -> None:
         self.state = state
@@ -200,3 +166,196 @@ class Service:
             log.error("cannot serve: %s", self.failure, exc_info=None if expected else self.failure)
         else:
             log.info("%s", state)
+
+    # Models
+
+    def model(self, name: str | None = None) -> Model:
+        """The model of that name; the first one if None.
+
+        Raises:
+            RequestError: 404, there is none.
+        """
+        if name is None:
+            return next(iter(self.models.values()))
+        found = self.models.get(name)
+        if found is None:
+            shown = name if len(name) <= 64 else name[:61] + "..."
+            raise RequestError(
+                f"no model {shown!r}{nearest(shown, self.models)}; there is "
+                + ", ".join(self.models),
+                field="model",
+                status=404,
+                code="model_not_found",
+            )
+        return found
+
+    def find(self, digest: str) -> Loaded | None:
+        """What serves the bundle of that digest."""
+        for model in self.models.values():
+            if model.loaded.digest == digest:
+                return model.loaded
+        return None
+
+    # Work
+
+    async def generate(
+        self,
+        request: Request,
+        loaded: Loaded,
+        work: Work,
+        encoding: Encoding[T] | None = None,
+    ) -> Made[T]:
+        """Make images, and encode each as soon as it is made.
+
+        Args:
+            request: whose body has been read; its client's departure ends the work.
+            loaded: what makes them; ``Model.loaded`` of this moment.
+        Raises:
+            RequestError: not ready, overloaded, or shutting down.
+            ClientGoneError: the client left first.
+        """
+        async with self._accepted(request, loaded, work, encoding) as accepted:
+            tasks, values = [], []
+            async for part, done in self._encoded(accepted, work, encoding):
+                values.append(part.values)
+                tasks.append(done)
+            encoded = [value for done in tasks for value in await done]
+        return Made(
+            loaded,
+            accepted.lane.engine.variant.name,
+            work.items,
+            values[0] if len(values) == 1 else np.concatenate(values),
+            encoded,
+            accepted.timing(),
+            lambda made: self._replied(request, made),
+        )
+
+    async def stream(
+        self,
+        request: Request,
+        loaded: Loaded,
+        work: Work,
+        encoding: Encoding[T],
+    ) -> AsyncGenerator[Piece[T], None]:
+        """Like ``generate``, image by image as each is ready; close it to give up the rest."""
+        async with self._accepted(request, loaded, work, encoding) as accepted:
+            async for part, done in self._encoded(accepted, work, encoding):
+                for k, value in enumerate(await done, part.first):
+                    yield Piece(k, work.items[k], value)
+        self._observe(loaded, accepted.timing())
+        note(request, loaded, accepted.lane, len(work.items), accepted.timing())
+
+    async def _encoded(
+        self, accepted: Accepted, work: Work, encoding: Encoding[T] | None
+    ) -> AsyncIterator[tuple[Part, asyncio.Future[list[T]]]]:
+        """Parts as they are made; the encoding of each runs beside the making of the next."""
+        loop = asyncio.get_running_loop()
+        made = self.metrics.images.labels(accepted.loaded.name, accepted.lane.engine.variant.name)
+        images = 0
+        while images < len(work.items):
+            part = await accepted.job.next_part()
+            images += len(part.values)
+            accepted.note(part)
+            made.inc(len(part.values))
+            items = work.items[part.first : part.first + len(part.values)]
+            at_once = None if encoding is None else self.encoder.now(*encoding, items, part.values)
+            done: asyncio.Future[list[T]] = loop.create_future()
+            if encoding is None or at_once is not None:
+                done.set_result(at_once or [])
+            else:
+                work_of = self.encoder.encode(*encoding, items, part.values)
+                done = asyncio.create_task(work_of)
+            yield part, done
+
+    @asynccontextmanager
+    async def _accepted(
+        self, request: Request, loaded: Loaded, work: Work, encoding: Encoding[Any] | None
+    ) -> AsyncIterator[Accepted]:
+        """Submit work, and give up what is left of it at the end, whatever ends it."""
+        lane = loaded.lane(work.steps)
+        try:
+            job = self._submit(request, loaded, work, encoding)
+        except RequestError as e:
+            reason = e.reason if isinstance(e, OverloadedError) else e.code
+            self.metrics.shed.labels(loaded.name, reason).inc()
+            raise
+        accepted = Accepted(loaded, lane, job)
+        with self._at_work(), fail_when_gone(request, job):
+            try:
+                yield accepted
+            except (OverloadedError, BatchFailedError) as e:
+                if isinstance(e, OverloadedError):
+                    self.metrics.shed.labels(loaded.name, e.reason).inc()
+                if self.limiter is not None:  # what was not made costs nothing
+                    self.limiter.give_back(request, len(work.items) - accepted.images)
+                raise
+            finally:
+                job.cancel()
+
+    def _submit(
+        self, request: Request, loaded: Loaded, work: Work, encoding: Encoding[Any] | None
+    ) -> Job:
+        lane = loaded.lane(work.steps)
+        if self._closing:
+            raise draining()
+        if lane.batcher is None or not loaded.ready:
+            raise RequestError(f"not ready: {self.state}", status=503, code="not_ready")
+        count, deadline_s = len(work.items), work.deadline_s
+        if encoding is not None:
+            deadline_s = self._before_encoding(deadline_s, encoding, count)
+        if self.limiter is None:
+            return lane.batcher.submit(work.items, deadline_s, work.priority)
+        self.limiter.take(request, loaded.name, count)
+        try:
+            return lane.batcher.submit(work.items, deadline_s, work.priority)
+        except RequestError:
+            self.limiter.give_back(request, count)
+            raise
+
+    def _before_encoding(
+        self, deadline_s: float | None, encoding: Encoding[Any], count: int
+    ) -> float | None:
+        """The deadline of the images themselves.
+
+        Raises:
+            OverloadedError: too much waits to be encoded; says when it does not.
+        """
+        encoder = self.encoder
+        surplus = encoder.waiting + count - self.limits.max_queue_images
+        backlog_s = encoder.backlog_s
+        encode_s = encoder.predicted_s(encoding.kind, count)
+        room_in_s = 0.0
+        if encoder.waiting and surplus > 0:
+            room_in_s = backlog_s * min(1.0, surplus / encoder.waiting)
+        elif encoder.waiting and deadline_s is not None and backlog_s + encode_s > deadline_s:
+            room_in_s = backlog_s
+        else:
+            # half of the time at least is the engine's: predictions are not that good
+            return None if deadline_s is None else max(deadline_s / 2, deadline_s - encode_s)
+        raise OverloadedError(
+            f"{encoder.waiting} images wait to be encoded; come back in {room_in_s * 1000:.1f} ms",
+            retry_after_s=room_in_s,
+            reason="encode_backlog",
+        )
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """What ``close`` waits for: images that are ready must still be encoded."""
+        self._busy += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            if self._busy == 0:
+                self._idle.set()
+
+    def _replied(self, request: Request, made: Made[Any]) -> None:
+        """Take note of a reply that is about to be sent."""
+        lane = made.loaded.lane_of(made.variant)
+        self._observe(made.loaded, made.timing)
+        note(request, made.loaded, lane, len(made.items), made.timing)
+
+    def _observe(self, loaded: Loaded, timing: Timing) -> None:
+        self.metrics.queue_seconds.labels(loaded.name).observe(timing.queue_ms / 1000)
+        self.metrics.encode_seconds.labels(loaded.name).observe(timing.encode_ms / 1000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,3 +136,25 @@ def make_tiny_bundle(tmp_path_factory) -> Callable[[SampleSpec], Path]:
 def tiny_formula() -> Callable[..., NDArray[np.float32]]:
     """``formula(spec, noise, label, guidance)``: what the tiny bundles compute."""
     return formula
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """``shared(name, make)``: the path that ``make(path)`` wrote, once for all workers of a run.
+
+    Nobody may change what lies there.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        path, partial = folder / name, folder / f"partial-{name}"
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                make(partial)
+                partial.rename(path)
+        return path
+
+    return once

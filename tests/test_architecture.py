@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,12 @@ def imported(node, package):
     return [module, *(f"{module}.{alias.name}" for alias in node.names)]
 
 
+@cache
 def imports(path, relative=True):
     """Absolute names imported anywhere in a file."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if relative or not getattr(node, "level", 0):
-            yield from imported(node, package_of(path))
+    nodes = ast.walk(ast.parse(path.read_text()))
+    found = [n for n in nodes if relative or not getattr(n, "level", 0)]
+    return [name for node in found for name in imported(node, package_of(path))]
 
 
 def top_level_imports(path):

@@ -96,6 +96,11 @@ class Engine(abc.ABC):
         """Why this engine cannot run here, or None if it can."""
         return None
 
+    @property
+    def pads(self) -> bool:
+        """Whether a smaller batch is padded to its bucket, and so costs as much as a full one."""
+        return False
+
     @abc.abstractmethod
     def load(self) -> None:
         """Take memory and get ready to run."""

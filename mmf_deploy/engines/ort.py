@@ -109,6 +109,11 @@ class OnnxRuntimeEngine(Engine):
         self._bound = None
         self._session = None
 
+    @property
+    def pads(self) -> bool:
+        """On CUDA every bucket has buffers of its own; on the CPU the batch is dynamic."""
+        return self.device.startswith("cuda")
+
     def _run(
         self,
         noise: NDArray[np.float32],

@@ -79,6 +79,11 @@ class PyTorchEngine(Engine):
         self._module = None
         self._runs = {}
 
+    @property
+    def pads(self) -> bool:
+        """Where every batch size would be compiled or captured anew."""
+        return torch_modes.fixed_batch(self.mode)
+
     @torch.inference_mode()
     def _run(
         self,

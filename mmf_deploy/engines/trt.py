@@ -168,6 +168,11 @@ class TensorRTEngine(Engine):
         self._launch, self._host, self._cuda = {}, {}, None
         self._held.close()
 
+    @property
+    def pads(self) -> bool:
+        """Every bucket has a context and a graph of its own."""
+        return True
+
     def _run(
         self,
         noise: NDArray[np.float32],

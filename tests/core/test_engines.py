@@ -58,26 +58,37 @@ def packaged_bundle(unet_bundle, unet_run, tmp_path_factory):
 CONTRACT = [pytest.param(n, marks=pytest.mark.slow if n == "aoti" else ()) for n in ENGINES]
 
 
-@pytest.fixture(params=CONTRACT)
-def closed(request, unet_bundle, unet_run) -> Engine:
-    """An engine for the exported UNet, not yet opened."""
+@pytest.fixture(scope="module", params=CONTRACT)
+def build(request, unet_bundle, unet_run):
+    """``build()``: an engine for the exported UNet, not yet opened."""
     options = EngineOptions(threads=1, checkpoint=unet_run)
     packaged = request.param == "aoti"
     found = request.getfixturevalue("packaged_bundle") if packaged else unet_bundle
-    try:
-        engine = open_engine(request.param, found, options=options)
-    except EngineError as e:
-        pytest.skip(str(e))
-    reason = engine.unavailable(options)
-    if reason is not None:
-        pytest.skip(f"engine {request.param} cannot run here: {reason}")
-    return engine
+
+    def make() -> Engine:
+        try:
+            engine = open_engine(request.param, found, options=options)
+        except EngineError as e:
+            pytest.skip(str(e))
+        reason = engine.unavailable(options)
+        if reason is not None:
+            pytest.skip(f"engine {request.param} cannot run here: {reason}")
+        return engine
+
+    return make
 
 
 @pytest.fixture
-def engine(closed):
-    with closed:
-        yield closed
+def closed(build) -> Engine:
+    """An engine of the test's own, not yet opened."""
+    return build()
+
+
+@pytest.fixture(scope="module")
+def engine(build):
+    """An open engine, the same for all tests: what one runs may not show in another."""
+    with build() as opened:
+        yield opened
 
 
 def inputs(seeds, first_class=0):

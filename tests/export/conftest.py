@@ -93,31 +93,25 @@ def _quick_latency():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def traces(tmp_path_factory):
-    """Tracing costs seconds: the same sampler in the same form is traced once, until cleared."""
-    folder, known = tmp_path_factory.mktemp("traces"), {}
+def traces(shared):
+    """Tracing costs seconds: the same sampler in the same form is traced once."""
 
     def trace(sampler, spec, path, form=None):
         state = hashlib.sha256(repr((sampler, sampler.grid, spec, form or Form())).encode())
         for name, value in sampler.state_dict().items():
             state.update(name.encode() + value.numpy().tobytes())
-        key = state.hexdigest()
-        if key not in known:
-            known[key] = folder / f"{len(list(folder.iterdir()))}.onnx"
-            export_onnx(sampler, spec, known[key], form)
-        shutil.copy(known[key], path)
+        name = f"{state.hexdigest()}.onnx"
+        shutil.copy(shared(name, lambda path: export_onnx(sampler, spec, path, form)), path)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "export_onnx", trace)
-        yield known
+        yield
 
 
 @pytest.fixture
-def traced_anew(traces):
-    """``traced_anew()``: what was traced before the test is not used any more, until its end."""
-    before = dict(traces)
-    yield traces.clear
-    traces.update(before)
+def traced_anew(monkeypatch):
+    """``traced_anew()``: from then on the test traces every graph itself."""
+    return lambda: monkeypatch.setattr(build, "export_onnx", export_onnx)
 
 
 @pytest.fixture(scope="session")
@@ -154,23 +148,29 @@ def origins(checkpoints):
 
 
 @pytest.fixture(scope="session")
-def bundles(checkpoints, traces, tmp_path_factory):
+def bundles(checkpoints, traces, shared):
     """``bundles(kind)``: the bundle of its checkpoint, with the variants of ``REQUESTS``."""
 
     @cache
     def export(kind):
-        out = tmp_path_factory.mktemp("exported") / "bundle"
-        return export_bundle(Request(checkpoints(kind), out, samples=SAMPLES, **REQUESTS[kind]))
+        def make(path):
+            out = path / "bundle"
+            export_bundle(Request(checkpoints(kind), out, samples=SAMPLES, **REQUESTS[kind]))
+
+        return bundle_module.load(shared(kind, make) / "bundle")
 
     return export
 
 
 @pytest.fixture(scope="session")
-def plain_bundle(checkpoints, traces, tmp_path_factory):
+def plain_bundle(checkpoints, traces, shared):
     """What anyone's export gives, beside ours."""
-    out = tmp_path_factory.mktemp("exported") / "plain"
-    targets = ("onnxruntime-cpu", "plain")
-    return export_bundle(Request(checkpoints("conditional"), out, targets=targets, samples=16))
+
+    def make(path):
+        out, targets = path / "plain", ("onnxruntime-cpu", "plain")
+        export_bundle(Request(checkpoints("conditional"), out, targets=targets, samples=16))
+
+    return bundle_module.load(shared("plain", make) / "plain")
 
 
 @pytest.fixture(scope="session", params=KINDS)

@@ -15,6 +15,9 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
 from mmf_deploy.serve.app import create_app
+from mmf_deploy.serve.batcher import Batcher
+from mmf_deploy.serve.front import Front
+from mmf_deploy.serve.model import Source
 from mmf_deploy.serve.service import Limits, Service, State
 
 from mmf_deploy import bundle
@@ -41,6 +44,8 @@ class GatedEngine(Engine):
         self.sizes: list[int] = []
         self.error: Exception | None = None
         self.offset = 0.0
+        self.batches = 0
+        self.fail_from: int | None = None  # number of the batch from which on all fail
 
     def load(self) -> None:
         assert self.load_gate.wait(PATIENCE_S)
@@ -52,8 +57,11 @@ class GatedEngine(Engine):
         self.sizes.append(len(noise))
         self.entered.release()
         assert self.gate.wait(PATIENCE_S)
+        self.batches += 1
         if self.error is not None:
             raise self.error
+        if self.fail_from is not None and self.batches >= self.fail_from:
+            raise OSError("/secret/path")
         sample = self.formula(self.spec, noise, label, guidance) + np.float32(self.offset)
         return Output(sample, to_uint8(sample) if self.spec.is_image else None)
 
@@ -84,6 +92,13 @@ class Client:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self._http = httpx.AsyncClient(transport=transport, base_url="http://test")
 
+    @property
+    def batcher(self) -> Batcher:
+        """The batcher of the default model."""
+        batcher = self.service.model().loaded.main.batcher
+        assert batcher is not None
+        return batcher
+
     def request(self, method: str, path: str, **options) -> httpx.Response:
         return self.portal.call(partial(self._http.request, method, path, **options))
 
@@ -102,11 +117,29 @@ class Client:
 
 @contextmanager
 def serve(
-    engine: Engine, limits: Limits | None = None, until: State = State.READY
+    engine: Engine | dict[str, Engine],
+    limits: Limits | None = None,
+    until: State = State.READY,
+    front: Front | None = None,
 ) -> Iterator[Client]:
+    """A client of a service of one engine, or of one engine a model."""
+    engines = engine if isinstance(engine, dict) else {engine.bundle.manifest.name: engine}
+    sources = {name: partial(lambda e: [e], found) for name, found in engines.items()}
+    with serve_sources(sources, limits, until, front) as client:
+        yield client
+
+
+@contextmanager
+def serve_sources(
+    sources: dict[str, Source],
+    limits: Limits | None = None,
+    until: State = State.READY,
+    front: Front | None = None,
+) -> Iterator[Client]:
+    """A client of a service of what gives the engines of each model."""
     reached = threading.Event()
-    service = Service(engine, limits, lambda state: reached.set() if state is until else None)
-    app = create_app(service)
+    service = Service(sources, limits, lambda state: reached.set() if state is until else None)
+    app = create_app(service, front)
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(app.router.lifespan_context(app)),

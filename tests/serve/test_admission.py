@@ -75,7 +75,7 @@ def test_a_deadline_that_the_queue_would_miss_is_refused_with_the_exact_delay():
 
 def test_a_deadline_that_nothing_could_meet_is_the_request_s_fault():
     admission = Admission(measured(b1=0.1), max_queue_images=100)
-    refusal = admission.refusal(0, 1, deadline_s=0.05, now=0.0)
+    refusal = admission.refusal(0, 1, deadline_s=0.04, now=0.0)
     assert refusal is not None
     assert not isinstance(refusal, OverloadedError)
     assert (refusal.field, refusal.status) == ("deadline_ms", 422)
@@ -95,6 +95,56 @@ def test_a_cost_that_was_never_measured_refuses_nobody_for_good():
     admission = Admission(cost, max_queue_images=100)
     cost.observe(1, 0.010)
     # four images are guessed at 40 ms, but that is a guess
-    assert admission.refusal(0, 4, deadline_s=0.020, now=0.0) is None
+    assert admission.refusal(0, 4, deadline_s=0.010, now=0.0) is None
     cost.observe(4, 0.030)
-    assert admission.refusal(0, 4, deadline_s=0.020, now=0.0).code == "deadline_too_short"
+    assert admission.refusal(0, 4, deadline_s=0.010, now=0.0).code == "deadline_too_short"
+
+
+def test_a_deadline_that_is_only_a_little_short_is_tried_when_nothing_is_in_its_way():
+    cost = CostModel((1,))
+    cost.observe(1, 0.1)
+    admission = Admission(cost, max_queue_images=100)
+    assert admission.refusal(0, 1, deadline_s=0.08, now=0.0) is None
+    refusal = admission.refusal(1, 1, deadline_s=0.08, now=0.0)
+    assert isinstance(refusal, OverloadedError)
+    assert refusal.reason == "deadline"
+
+
+def test_promises_keep_a_margin_of_twice_the_mean_deviation():
+    cost = CostModel((1,))
+    cost.observe(1, 0.1)
+    admission = Admission(cost, max_queue_images=100)
+    assert admission.refusal(1, 1, deadline_s=0.201, now=0.0) is None
+    for seconds in (0.15, 0.05) * 10:
+        cost.observe(1, seconds)
+    assert cost.deviation > 0.3
+    assert admission.refusal(1, 1, deadline_s=0.201, now=0.0).reason == "deadline"
+
+
+def test_costs_between_buckets_are_interpolated_where_nothing_is_padded():
+    cost = CostModel((1, 4), pads=False)
+    cost.observe(1, 0.1)
+    cost.observe(4, 0.4)
+    assert cost.batch_s(2) == pytest.approx(0.2)
+    cost.observe(2, 0.4)  # twice as long as predicted
+    assert cost.batch_s(4) == pytest.approx(0.4 * (1 + SMOOTHING))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kept"),
+    [
+        ({"b1": 1.0, "b2": 1.2, "b4": 1.5}, (1, 2, 4)),
+        ({"b1": 1.0, "b2": 2.0, "b4": 4.0}, (1,)),
+        ({"b1": 1.0, "b2": 1.2, "b4": 2.4}, (1, 2)),
+        ({"b1": 1.0, "b2": 2.1, "b4": 2.0}, (1, 2, 4)),
+        ({"b1": 1.0, "b2": 1.2}, (1, 2, 4)),
+        ({"b1": 1.0, "b2": 2.0}, (1,)),
+        # over in milliseconds: handing batches from thread to thread would count
+        ({"b1": 0.001, "b2": 0.002, "b4": 0.004}, (1, 2, 4)),
+        ({}, (1, 2, 4)),
+    ],
+)
+def test_batches_grow_only_as_long_as_an_image_costs_less(seconds, kept):
+    cost = measured(**seconds)
+    cost.settle()
+    assert cost.buckets == kept

@@ -44,7 +44,7 @@ def test_json_carries_every_image_with_its_seed_and_label(client, expected):
     reply = client.generate(seeds=[3, 141], labels=[0, 9])
     assert reply.status_code == 200
     body = reply.json()
-    assert body["bundle"] == client.service.bundle.digest
+    assert body["bundle"] == client.service.model().loaded.digest
     assert body["variant"] == "fp32"
     assert [(i["seed"], i["label"]) for i in body["images"]] == [(3, 0), (141, 9)]
     assert set(body["timing_ms"]) == {"queue", "infer", "encode"}
@@ -59,7 +59,7 @@ def test_npy_is_a_uint8_array_with_seeds_and_labels_in_the_headers(client, expec
     np.testing.assert_array_equal(array, expected([18, 19, 20], [8, 9, 0]))
     assert reply.headers["x-mmf-seeds"] == "18,19,20"
     assert reply.headers["x-mmf-labels"] == "8,9,0"
-    assert reply.headers["x-mmf-bundle"] == client.service.bundle.digest
+    assert reply.headers["x-mmf-bundle"] == client.service.model().loaded.digest
 
 
 def test_png_is_the_image_itself_or_a_grid(client, expected):
@@ -158,11 +158,8 @@ def test_an_accept_that_cannot_be_met_is_406(client, accept):
 def test_server_timing_is_on_every_kind_of_reply(client):
     for accept in ("application/json", "image/png", "application/x-npy"):
         timing = client.generate(accept, seed=1).headers["server-timing"]
-        assert [part.strip().split(";")[0] for part in timing.split(",")] == [
-            "queue",
-            "infer",
-            "encode",
-        ]
+        names = [part.strip().split(";")[0] for part in timing.split(",")]
+        assert names == ["queue", "infer", "encode", "bucket", "padding", "total"]
 
 
 # What is refused
@@ -311,7 +308,7 @@ def test_overload_is_503_with_both_retry_headers(gated, serving):
         first = client.generating(seed=1)
         wait_until_inside(gated)
         waiting = client.generating(seed=2, n=2)
-        wait_until(lambda: client.service._batcher.waiting >= 2)
+        wait_until(lambda: client.batcher.waiting >= 2)
         refused = client.generate(seed=4)
         gated.gate.set()
         assert refused.status_code == 503
@@ -357,7 +354,7 @@ def test_an_engine_that_misses_the_golden_images_never_becomes_ready(gated, serv
         reply = client.get("/readyz")
         assert reply.status_code == 503
         assert reply.json()["error"]["code"] == "not_ready_failed"
-        assert str(client.service.bundle.path) not in reply.text
+        assert str(client.service.model().loaded.bundle.path) not in reply.text
         assert client.generate(seed=1).status_code == 503
         assert "golden image of seed" in str(client.service.failure)
 
@@ -419,7 +416,7 @@ def test_the_work_of_a_client_that_leaves_is_not_done(gated, serving, caplog):
 def test_model_describes_what_is_served(client):
     model = client.get("/v1/model").json()
     assert model["name"] == "tiny"
-    assert model["bundle"] == client.service.bundle.digest
+    assert model["bundle"] == client.service.model().loaded.digest
     assert model["spec"]["shape"] == [1, 8, 8]
     assert (model["engine"], model["device"], model["precision"]) == ("onnxruntime", "cpu", "fp32")
     assert model["variants"] == [{"name": "fp32", "precision": "fp32", "steps": 1}]
@@ -429,7 +426,10 @@ def test_model_describes_what_is_served(client):
 def test_the_openapi_document_describes_the_body(client):
     paths = client.get("/openapi.json").json()["paths"]
     body = paths["/v1/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert set(body["properties"]) == {"n", "seed", "seeds", "labels", "guidance", "deadline_ms"}
+    assert set(body["properties"]) == {
+        "n", "seed", "seeds", "labels", "guidance", "steps", "model", "size", "format",
+        "image_format", "quality", "grid", "stream", "priority", "deadline_ms",
+    }  # fmt: skip
     assert {"200", "400", "406", "413", "422", "503"} <= set(
         paths["/v1/generate"]["post"]["responses"]
     )
@@ -437,7 +437,7 @@ def test_the_openapi_document_describes_the_body(client):
 
 def test_every_bucket_is_measured_before_the_service_is_ready(gated, serving):
     with serving(gated) as client:
-        cost = client.service._batcher._admission._cost
+        cost = client.batcher.cost
         assert all(cost.measured(size) for size in gated.buckets)
         assert client.generate(n=gated.buckets[-1], deadline_ms=10_000).status_code == 200
 

@@ -106,6 +106,17 @@ def test_an_engine_that_cannot_run_is_refused(tiny_bundle, args, code, said):
     assert said in line
 
 
+def test_a_flag_for_models_wins_over_a_variable_for_a_bundle(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMF_SERVE_BUNDLE", str(tmp_path / "by-variable"))
+    assert "by-flag: no bundle" in refused("--port", "0", "--model", f"a={tmp_path / 'by-flag'}")[1]
+    monkeypatch.delenv("MMF_SERVE_BUNDLE")
+    monkeypatch.setenv("MMF_SERVE_MODEL", f"a={tmp_path / 'by-variable'}")
+    assert "by-flag: no bundle" in refused("--port", "0", str(tmp_path / "by-flag"))[1]
+    both = refused("--port", "0", str(tmp_path / "b"), "--model", f"a={tmp_path / 'c'}")
+    assert both[0] == 2
+    assert "either one bundle or named models" in both[1]
+
+
 class Running:
     """An mmf-serve process; ``port`` is what it printed."""
 

@@ -68,6 +68,7 @@ def test_sample_grids_are_images_with_something_on_them(run):
 
 def test_training_lowers_the_loss(tmp_path):
     config = load_config("digits", [*SMALL, "loop.steps=150", "loop.batch_size=32",
+                                    "loop.checkpoint_every=150", "loop.sample_every=0",
                                     "objective.weighting.power=0", "objective.lam=0"])  # fmt: skip
     Trainer(config, tmp_path / "run", threads=1).run()
     log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()

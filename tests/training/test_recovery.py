@@ -24,8 +24,9 @@ from mmf_deploy.errors import CheckpointError, ConfigError, TrainingError
 
 SMALL = [
     "loop.steps=30", "loop.batch_size=8", "loop.checkpoint_every=5", "loop.sample_every=0",
-    "loop.keep=10", "network.model_channels=8", "evaluate=null", "loop.tensorboard=false",
-    "loop.recovery.max_skipped=3", "objective.derivative=finite_difference",
+    "loop.keep=10", "network.model_channels=8", "network.channel_mult=[1]", "evaluate=null",
+    "loop.tensorboard=false", "loop.recovery.max_skipped=3",
+    "objective.derivative=finite_difference",
 ]  # fmt: skip
 
 

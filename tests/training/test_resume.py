@@ -15,17 +15,17 @@ from mmf_deploy import checkpoint
 
 STEPS = 40
 COMMAND = [
-    sys.executable, "-m", "mmf_deploy.cli", "train", "digits", "--threads", "1",
+    "-m", "mmf_deploy.cli", "train", "digits", "--threads", "1",
     "--set", f"loop.steps={STEPS}", "--set", "loop.batch_size=16", "--set", "evaluate=null",
     "--set", "loop.checkpoint_every=3", "--set", "loop.keep=2", "--set", "loop.sample_every=20",
     "--set", "network.model_channels=8", "--set", "objective.warmup_steps=20",
 ]  # fmt: skip
 
 
-def train(out, *more):
-    return subprocess.run(
-        [*COMMAND, "--out", str(out), *more], capture_output=True, text=True, timeout=120
-    )
+@pytest.fixture
+def train(start):
+    """``train(out, *more)``: the command to its end."""
+    return lambda out, *more: start(*COMMAND, "--out", out, *more).end()
 
 
 def fingerprint(run):
@@ -40,8 +40,11 @@ def fingerprint(run):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
+    # as a user starts it; the other runs fork from a process that has imported all this
     out = tmp_path_factory.mktemp("whole") / "run"
-    done = train(out)
+    done = subprocess.run(
+        [sys.executable, *COMMAND, "--out", str(out)], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return out, fingerprint(out)
 
@@ -52,11 +55,11 @@ def newest_step(out):
 
 
 @pytest.mark.parametrize("least", [0, 12, 24])
-def test_a_run_killed_at_a_random_moment_ends_with_the_same_weights(tmp_path, uninterrupted, least):
+def test_a_run_killed_at_a_random_moment_ends_with_the_same_weights(
+    tmp_path, start, train, uninterrupted, least
+):
     out = tmp_path / "run"
-    process = subprocess.Popen(
-        [*COMMAND, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = start(*COMMAND, "--out", out)
     began = time.monotonic()
     while newest_step(out) < least:
         assert time.monotonic() - began < 60
@@ -65,7 +68,7 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_weights(tmp_path, un
     # checkpoint: the assertions below must hold for each
     time.sleep(random.uniform(0.0, 0.05))
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    assert process.end().returncode == -signal.SIGKILL
     assert least <= newest_step(out) < STEPS
     again = train(out)
     assert again.returncode == 0, again.stderr
@@ -75,29 +78,28 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_weights(tmp_path, un
     assert not [p.name for p in (out / "checkpoints").iterdir() if p.name.startswith(".")]
 
 
-def test_a_run_stopped_by_sigterm_saves_and_resumes(tmp_path, uninterrupted):
+def test_a_run_stopped_by_sigterm_saves_and_resumes(tmp_path, start, train, uninterrupted):
     out = tmp_path / "run"
-    command = [*COMMAND, "--out", str(out), "--set", "loop.checkpoint_every=100000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = start(*COMMAND, "--out", out, "--set", "loop.checkpoint_every=100000")
     while not (out / "log.jsonl").exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.terminate()
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "the same command resumes it" in printed
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    done = process.end()
+    assert done.returncode == 130, done.stderr
+    assert "the same command resumes it" in done.stdout
     assert 0 < checkpoint.read(out).step < STEPS
     assert train(out).returncode == 0
     assert fingerprint(out) == uninterrupted[1]
 
 
-def test_a_finished_run_is_left_as_it_is(uninterrupted):
+def test_a_finished_run_is_left_as_it_is(train, uninterrupted):
     out, expected = uninterrupted
     done = train(out)
     assert done.returncode == 0
     assert fingerprint(out) == expected
 
 
-def test_another_configuration_in_the_same_directory_is_refused(uninterrupted):
+def test_another_configuration_in_the_same_directory_is_refused(train, uninterrupted):
     out, expected = uninterrupted
     done = train(out, "--set", "optimizer.lr=0.5")
     assert done.returncode == 2
@@ -115,7 +117,7 @@ def damage(directory):
 
 
 def test_a_corrupt_newest_checkpoint_is_moved_aside_and_the_one_before_is_taken(
-    tmp_path, uninterrupted
+    tmp_path, train, uninterrupted
 ):
     out, expected = uninterrupted
     copy = tmp_path / "run"
@@ -129,7 +131,9 @@ def test_a_corrupt_newest_checkpoint_is_moved_aside_and_the_one_before_is_taken(
     assert (copy / "checkpoints" / f"corrupt-step-{STEPS:08d}").is_dir()
 
 
-def test_a_run_without_any_whole_checkpoint_is_not_silently_started_over(tmp_path, uninterrupted):
+def test_a_run_without_any_whole_checkpoint_is_not_silently_started_over(
+    tmp_path, train, uninterrupted
+):
     copy = tmp_path / "run"
     shutil.copytree(uninterrupted[0], copy)
     for directory in checkpoint.find_all(copy):
@@ -141,7 +145,7 @@ def test_a_run_without_any_whole_checkpoint_is_not_silently_started_over(tmp_pat
     assert sorted(p.name for p in (copy / "checkpoints").iterdir()) == before
 
 
-def test_another_number_of_threads_is_said_aloud(tmp_path, uninterrupted):
+def test_another_number_of_threads_is_said_aloud(tmp_path, train, uninterrupted):
     copy = tmp_path / "run"
     shutil.copytree(uninterrupted[0], copy)
     done = train(copy, "--threads", "2")
@@ -149,7 +153,7 @@ def test_another_number_of_threads_is_said_aloud(tmp_path, uninterrupted):
     assert "threads was 1, is 2" in done.stdout
 
 
-def test_a_bad_recipe_deletes_and_writes_nothing(tmp_path, uninterrupted):
+def test_a_bad_recipe_deletes_and_writes_nothing(tmp_path, train, uninterrupted):
     copy = tmp_path / "run"
     shutil.copytree(uninterrupted[0], copy)
     done = train(copy, "--fresh", "--set", "data={source: nope}")
@@ -159,7 +163,7 @@ def test_a_bad_recipe_deletes_and_writes_nothing(tmp_path, uninterrupted):
     assert not (tmp_path / "new").exists()
 
 
-def test_fresh_starts_over(tmp_path, uninterrupted):
+def test_fresh_starts_over(tmp_path, train, uninterrupted):
     copy = tmp_path / "run"
     shutil.copytree(uninterrupted[0], copy)
     done = train(copy, "--fresh")
@@ -167,7 +171,7 @@ def test_fresh_starts_over(tmp_path, uninterrupted):
     assert fingerprint(copy) == uninterrupted[1]
 
 
-def test_two_processes_cannot_train_one_run(tmp_path, uninterrupted):
+def test_two_processes_cannot_train_one_run(tmp_path, train, uninterrupted):
     import fcntl
 
     copy = tmp_path / "run"
