@@ -285,7 +285,7 @@ def litserve(found: dict[str, Any]) -> str:
         f"On {machine['cores']} cores ({machine['cpu']}), {len(found['rounds'])} rounds in turns, "
         f"LitServe {found['versions']['litserve']} with the best of\n"
         f"{len(found['settings_tried'])} settings for each line, by "
-        "`python benchmarks/litserve/compare.py`\n"
+        f"`{found['command']}`\n"
         "([results](../benchmarks/results/litserve-cpu.json)):\n\n"
         f"| digits, one PNG a request | mmf-serve | LitServe | ratio |\n|---|---|---|---|\n{body}"
     )

@@ -52,7 +52,9 @@ class ImagesRequest(BaseModel):
         None, description="Quality of jpeg and webp, 100 the best; png is lossless."
     )
     stream: bool | None = Field(None, description="Send each image when it is ready, as an event.")
-    partial_images: int | None = Field(None, description="0: one step has no partial images.")
+    partial_images: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = Field(
+        None, description="0: one step has no partial images."
+    )
 
     user: str | None = Field(None, description=NO_EFFECT)
     safety_identifier: str | None = Field(None, description=NO_EFFECT)

@@ -11,7 +11,7 @@ import signal
 import socket
 from collections.abc import Coroutine, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 
@@ -68,6 +68,8 @@ class Server(uvicorn.Server):
         # uvicorn looks for a second Ctrl+C while clients take their replies, and then no more
         while not closing.done() and not self.force_exit:
             await asyncio.wait({closing}, timeout=0.1)
+        if closing.done():
+            closing.result()
 
     async def _stop_listening(self, sockets: list[socket.socket]) -> None:
         """Take whoever has connected already, nobody else, and let them send their request.
@@ -146,6 +148,7 @@ def serve(
         log_config=None,
         log_level=log_level,
         access_log=False,  # the request log has more
+        http=protocol(),
         ws="none",
         lifespan="on",
         server_header=False,
@@ -165,6 +168,15 @@ def serve(
     server.run(sockets=[listener])
     if service.failure is not None:
         raise service.failure
+
+
+def protocol() -> type[asyncio.Protocol] | Literal["h11"]:
+    """What speaks HTTP to clients."""
+    try:
+        from .http_protocol import BoundedHttpProtocol
+    except ModuleNotFoundError:  # httptools is an extra of uvicorn; h11 has limits of its own
+        return "h11"
+    return BoundedHttpProtocol
 
 
 def _settle_memory() -> None:

@@ -216,10 +216,14 @@ class Service:
         """
         async with self._accepted(request, loaded, work, encoding) as accepted:
             tasks, values = [], []
-            async for part, done in self._encoded(accepted, work, encoding):
-                values.append(part.values)
-                tasks.append(done)
-            encoded = [value for done in tasks for value in await done]
+            try:
+                async for part, done in self._encoded(accepted, work, encoding):
+                    values.append(part.values)
+                    tasks.append(done)
+                encoded = [value for done in tasks for value in await done]
+            finally:
+                for task in tasks:  # of a request that failed or whose client left
+                    task.cancel()
         return Made(
             loaded,
             accepted.lane.engine.variant.name,

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import kubernetes_validate
@@ -12,6 +13,8 @@ from mmf_deploy.serve.cli import DRAIN
 from mmf_deploy.serve.server import DRAIN_S
 from mmf_deploy.serve.settings import Settings
 
+# of this environment, whether it is activated or not
+BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 CLUSTER = DEPLOY / "kubernetes"
@@ -98,7 +101,8 @@ def test_the_example_of_settings_is_valid_with_each_line_in_use(tmp_path):
 
 def test_compose_fits_its_schema():
     done = subprocess.run(
-        ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml"],
+        [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec",
+         DEPLOY / "compose.yaml"],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

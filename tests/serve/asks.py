@@ -9,7 +9,7 @@ import json
 import random
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -68,8 +68,9 @@ class Ask:
         raw: all its bytes.
         head: how many of them are its head.
         decode: the values in a good reply, as the spec has them; None if nothing is made.
-        allowed: statuses of replies, apart from those of an engine that fails and of overload.
-        generates: whether it may meet an overload or an engine that fails.
+        wanted: what it asks for; only then it may meet an overload or an engine that fails.
+        allowed: statuses of replies, apart from these two.
+        stream: whether the reply is events.
         closing: whether the connection is closed after the reply.
     """
 
@@ -187,7 +188,6 @@ class Asks:
 
     seed: int
     digests: list[str]
-    made: dict[str, int] = field(default_factory=dict)
 
     def number(self, k: int) -> tuple[Ask, random.Random]:
         rng = random.Random(f"{self.seed}-{k}")

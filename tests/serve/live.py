@@ -18,6 +18,7 @@ import uvicorn
 from mmf_deploy.serve.app import create_app
 from mmf_deploy.serve.front import Front
 from mmf_deploy.serve.listen import listen
+from mmf_deploy.serve.server import protocol
 from mmf_deploy.serve.service import Service, State
 
 PATIENCE_S = 20
@@ -58,6 +59,7 @@ def live(service: Service, front: Front | None = None) -> Iterator[Live]:
         create_app(service, front),
         log_config=None,
         access_log=False,
+        http=protocol(),
         ws="none",
         lifespan="on",
         server_header=False,

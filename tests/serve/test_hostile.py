@@ -319,9 +319,6 @@ def test_json_of_100_000_levels_is_400(target, family):
         target.refused_post(family, inside[family] % deep, 400, 422)
 
 
-GOOD_GUIDED = {"native": POSTS["native"][1], "openai": POSTS["openai"][1]}
-
-
 @pytest.mark.parametrize(
     "number", ["NaN", "Infinity", "-Infinity", "1e400", "-1e400", "1e39", '"NaN"', "1e-400", "true"]
 )

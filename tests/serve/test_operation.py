@@ -1,21 +1,25 @@
 """What an operator sees and does: metrics, ids, origins, signals under load."""
 
 import asyncio
+import contextlib
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import httpx
 import pytest
+from mmf_deploy.serve import http_protocol
 from mmf_deploy.serve.front import Front
-from mmf_deploy.serve.service import Limits
+from mmf_deploy.serve.service import Limits, Service
 
 from mmf_deploy import bundle
 from mmf_deploy.engines.base import open_engine
 from tests.serve.conftest import PATIENCE_S
+from tests.serve.live import live
 from tests.serve.test_cli import Running
 from tests.serve.test_models import rewritten, wait_for
 
@@ -308,3 +312,51 @@ print(s.recv(65536).split(b"\\r\\n")[0].decode(), time.monotonic() - began)
             *status, seconds = done.stdout.split()
             assert status[:2] == ["HTTP/1.1", "413"]
             assert float(seconds) < 1.0
+
+
+# What is hardly HTTP
+
+
+def say(port, *parts, pause_s=0.0):
+    """Send bytes as they are; gives the reply."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as connection:
+        for part in parts:
+            try:
+                connection.sendall(part)
+            except OSError:  # it was refused in the meantime
+                break
+            time.sleep(pause_s)
+        with contextlib.suppress(ConnectionResetError):
+            return connection.makefile("rb").read()
+        return b""
+
+
+def test_a_head_without_end_is_refused_and_nobody_else_is_disturbed(tiny_bundle):
+    good = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+    with Running(tiny_bundle) as server:
+        flood = say(server.port, good + b"X-Long: ", *[b"x" * 16384] * 4, b"x" * 100, pause_s=0.01)
+        assert flood.startswith(b"HTTP/1.1 431 ")
+        assert json.loads(flood.partition(b"\r\n\r\n")[2])["error"]["code"] == "head_too_large"
+        nonsense = say(server.port, b"hello\r\n\r\n")
+        assert nonsense.startswith(b"HTTP/1.1 400 ")
+        assert json.loads(nonsense.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_http"
+        many = b"".join(b"X-%d: %s\r\n" % (k, b"y" * 100) for k in range(400))
+        close = b"Connection: close\r\n\r\n"
+        assert say(server.port, good + many + close).startswith(b"HTTP/1.1 200 ")
+        # a body is no head, however it is cut
+        post = b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n" + close
+        reply = say(server.port, post, b"{}", *[b" " * 19999] * 10, b" " * 8)
+        assert reply.startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_head_that_takes_too_long_is_refused(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(http_protocol, "HEAD_S", 0.2)
+    service = Service({"tiny": lambda: [open_engine("onnxruntime", bundle.load(tiny_bundle))]})
+    with live(service) as server:
+        began = time.monotonic()
+        reply = say(server.port, b"GET /healthz HTTP/1.1\r\nHost:")
+        assert reply.startswith(b"HTTP/1.1 408 ")
+        assert time.monotonic() - began < 5
+        # an open connection without a request is nobody's fault
+        assert say(server.port, b"", b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n",
+                   pause_s=0.4).startswith(b"HTTP/1.1 200 ")  # fmt: skip
