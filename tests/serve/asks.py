@@ -290,7 +290,7 @@ class Asks:
         headers = {"inference-header-content-length": str(len(body))} if binary else {}
         content = body + tail
         if rng.random() < 0.2:
-            content, headers["content-encoding"] = gzip.compress(content), "gzip"
+            content, headers["content-encoding"] = gzip.compress(content, mtime=0), "gzip"
         path = "/v2/models/digits/infer"
         if rng.random() < 0.2:
             path = f"/v2/models/digits/versions/{rng.choice(self.digests)[:12]}/infer"
