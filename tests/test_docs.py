@@ -34,7 +34,7 @@ def test_markers_that_nothing_or_no_result_belongs_to_are_refused(monkeypatch, t
     quickstart = "<!-- begin quickstart -->\n<!-- end quickstart -->\n"
     with pytest.raises(SystemExit, match=r"README\.md: there is no section 'quickstrat'"):
         render.render("README.md", quickstart.replace("start", "strat"))
-    with pytest.raises(SystemExit, match="expected '<!-- begin (speed|service) -->'"):
+    with pytest.raises(SystemExit, match=r"expected '<!-- begin (speed|service) -->'"):
         render.render("README.md", quickstart)
     monkeypatch.setattr(render, "RESULTS", tmp_path)
     with pytest.raises(SystemExit, match=r"quickstart-cpu\.json, which is not there"):
