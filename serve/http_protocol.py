@@ -25,6 +25,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     _head_bytes = 0
     _in_head = False
+    _deaf = False
     _timer: asyncio.TimerHandle | None = None
 
     def on_message_begin(self) -> None:
@@ -41,6 +42,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass on what came, unless a head goes on and on."""
+        if self._deaf:
+            return
         super().data_received(data)
         if self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
@@ -69,8 +72,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         self._head_ended()
-        # with an answer on its way, another one would be taken for its end
-        if self.cycle is None or self.cycle.response_complete:
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete and not cycle.more_body:
+            # what came before was a whole request: it is answered, and nothing after it is heard
+            cycle.keep_alive = False
+            self._deaf = True
+            return
+        if cycle is None or cycle.response_complete or not cycle.response_started:
             body = dumps(error_body("/", status, code, message))
             lines = (
                 f"HTTP/1.1 {status} {code.replace('_', ' ')}",
