@@ -37,7 +37,8 @@ def generate(path: Path) -> str:
     Returns:
         the fingerprint.
     Raises:
-        ConfigError: one of the files exists (a key is never overwritten), or is a directory.
+        ConfigError: one of the files exists (a key is never overwritten), is a directory, or has no
+            directory to lie in.
     """
     if path.is_dir():
         raise ConfigError(f"{path}: a directory; give the key a name, for example {path / 'key'}")
@@ -49,7 +50,8 @@ def generate(path: Path) -> str:
     public = private.public_key().public_bytes(
         coded.Encoding.PEM, coded.PublicFormat.SubjectPublicKeyInfo
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no directory {path.parent}; make it, or name another")
     _create(public_path(path), public, 0o644)
     try:
         _create(path, secret, 0o600)

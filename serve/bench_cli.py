@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmf_deploy.errors import ConfigError, nearest, require
+from mmf_deploy.errors import ConfigError, nearest
 from mmf_deploy.progress import TaskProgress
 
 if TYPE_CHECKING:
@@ -63,7 +62,9 @@ def bench(
     if not seconds > 0:
         raise ConfigError(f"--seconds {seconds:g}: expected more than 0")
     if out is not None:
-        _prepare(out)
+        from .bench_output import prepare
+
+        prepare(out)
     sizes = _integers("--batches", batches)
     counts = _integers("--threads", threads) if threads else sorted({1, available_cores()})
     found = bundles.load(bundle or digits_bundle())
@@ -188,20 +189,8 @@ def _ratio(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f}×"
 
 
-def _prepare(out: Path) -> None:
-    """What would fail after the measurement shall fail before it."""
-    require("matplotlib", "bench")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: is a file; expected a directory")
-    out.mkdir(parents=True, exist_ok=True)
-
-
 def _write(report: Report, out: Path) -> None:
-    from mmf_deploy import files
-
+    from .bench_output import write
     from .bench_plot import plot
 
-    text = json.dumps(report.as_dict(), indent=1) + "\n"
-    files.write_atomic(out / "bench.json", text.encode())
-    plot(report, out / "bench.png")
-    typer.echo(f"written: {out / 'bench.json'}, {out / 'bench.png'}")
+    typer.echo(write(out, "bench", report.as_dict(), lambda path: plot(report, path)))

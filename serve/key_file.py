@@ -190,9 +190,14 @@ def _warn(path: Path, mode: int, keys: Sequence[Key]) -> None:
 
 
 def write(path: Path, keys: Sequence[Key]) -> None:
-    """Replace the file whole; a new one is for its owner alone, an old one keeps its mode."""
+    """Replace the file whole; a new one is for its owner alone, an old one keeps its mode.
+
+    Raises:
+        ConfigError: there is no directory to put it in.
+    """
     path = path.resolve()  # a link stays one
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no directory {path.parent}; make it, or name another")
     rows = [key.model_dump(exclude_none=True) for key in keys]
     text = HEADER + yaml.safe_dump(rows, sort_keys=False)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,7 +98,9 @@ def bench_serve(
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(f"{flag} {value:g}: expected more than 0")
     if out is not None:
-        _prepare(out)
+        from .bench_output import prepare
+
+        prepare(out)
     url, bundle = _target(target, check)
     serving = {"--variant": variant, "--engine": engine, "--threads": threads,
                "--server-options": server_options or None}  # fmt: skip
@@ -205,23 +206,11 @@ class _Progress(TaskProgress):
         super().show(what, done, f"{share:.0%}" if self._level < 0 else "")
 
 
-def _prepare(out: Path) -> None:
-    """What would fail after the measurement shall fail before it."""
-    require("matplotlib", "bench")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: is a file; expected a directory")
-    out.mkdir(parents=True, exist_ok=True)
-
-
 def _write(report: Report, out: Path) -> None:
-    from mmf_deploy import files
-
+    from .bench_output import write
     from .load_plot import plot
 
-    text = json.dumps(report.as_dict(), indent=1) + "\n"
-    files.write_atomic(out / "load.json", text.encode())
-    plot(report, out / "load.png")
-    typer.echo(f"written: {out / 'load.json'}, {out / 'load.png'}")
+    typer.echo(write(out, "load", report.as_dict(), lambda path: plot(report, path)))
 
 
 def verdict(report: Report) -> None:

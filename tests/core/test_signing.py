@@ -269,6 +269,9 @@ def test_corrupt_bundle_is_not_signed(tiny_bundle, keys, tmp_path):
 
 def test_private_key_is_for_its_owner_alone_and_no_key_is_ever_overwritten(tmp_path):
     path = tmp_path / "new" / "key"
+    with pytest.raises(ConfigError, match="there is no directory"):
+        signing.generate(path)
+    path.parent.mkdir()
     previous = os.umask(0)
     try:
         signing.generate(path)

@@ -283,3 +283,9 @@ def test_a_folder_that_cannot_be_written_is_one_line(mmf, tmp_path):
     code, _, err = mmf("add", tmp_path / "keys.yaml", "--name", "ci")
     assert code == 1
     assert err.count("\n") == 1
+
+
+def test_a_directory_that_is_not_there_is_said_and_not_made(tmp_path):
+    with pytest.raises(ConfigError, match="there is no directory"):
+        key_file.write(tmp_path / "typo" / "keys.yaml", [])
+    assert not (tmp_path / "typo").exists()
