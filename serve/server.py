@@ -29,6 +29,10 @@ KEEP_ALIVE_S = 75
 ACCEPT_ROUNDS = 1000
 """How often to look for a moment in which nobody is about to connect, before giving up."""
 
+GREETING_ROUNDS, GREETING_ROUND_S = 200, 0.01
+"""How often to look, and after how many seconds again, whether who connected has asked for
+something: 2 s in all."""
+
 
 class Server(uvicorn.Server):
     """Uvicorn that turns readiness red at a signal, drains, and then returns.
@@ -75,9 +79,12 @@ class Server(uvicorn.Server):
         """Take whoever has connected already, nobody else, and let them send their request.
 
         Closing a socket resets the connections in its queue, so it is closed at a moment when
-        there are none. A connection that was just taken looks idle to uvicorn, which would close
-        it with the request in its buffer.
+        there are none, and when no more than one could come. A connection that was just taken
+        looks idle to uvicorn, which would close it before its request is there: it gets some time.
+        Rounds are counted, not seconds, so that a machine that stands still takes nobody's turn.
         """
+        for listener in sockets:
+            listener.listen(0)  # who comes now tries again later, and is refused then
         for _ in range(ACCEPT_ROUNDS):
             if not select.select(sockets, [], [], 0)[0]:
                 break
@@ -86,7 +93,12 @@ class Server(uvicorn.Server):
             server.close()
         for listener in sockets:
             listener.close()
-        await asyncio.sleep(self._drain_delay_s / 2)
+        for turn in range(GREETING_ROUNDS):
+            await asyncio.sleep(GREETING_ROUND_S)
+            # what was taken last takes some turns of the loop to become a connection of uvicorn's
+            known = turn >= 2 and all(map(_has_asked, self.server_state.connections))
+            if known or self.force_exit:
+                break
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -168,6 +180,11 @@ def serve(
     server.run(sockets=[listener])
     if service.failure is not None:
         raise service.failure
+
+
+def _has_asked(connection: asyncio.Protocol) -> bool:
+    """Whether the head of some request has come through a connection of uvicorn's."""
+    return getattr(connection, "cycle", None) is not None
 
 
 def protocol() -> type[asyncio.Protocol] | Literal["h11"]:

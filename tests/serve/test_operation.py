@@ -202,6 +202,24 @@ def test_a_signal_under_load_answers_every_accepted_request(tiny_bundle, monkeyp
     assert outcomes.count("refused") + len(lost) == 16, "they went on until nobody listened"
 
 
+def test_who_connected_in_time_may_ask_late(tiny_bundle):
+    with Running(tiny_bundle) as server, socket.socket() as late, socket.socket() as silent:
+        server.process.send_signal(signal.SIGTERM)
+        for client in (late, silent):
+            client.settimeout(PATIENCE_S)
+            client.connect(("127.0.0.1", server.port))
+        time.sleep(1.2)  # the socket was closed long ago
+        with (
+            pytest.raises(ConnectionRefusedError),
+            socket.create_connection(("127.0.0.1", server.port), 5),
+        ):
+            pass
+        late.sendall(b"GET /v1/images/x HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert late.recv(1000).startswith(b"HTTP/1.1 404")
+        assert silent.recv(1) == b"", "who says nothing does not keep it"
+        assert server.process.wait(PATIENCE_S) == 0
+
+
 def test_sighup_reloads_bundle_and_keys_under_load(tiny_bundle, tmp_path):
     path = shutil.copytree(tiny_bundle, tmp_path / "copy")
     old = bundle.load(path).digest
