@@ -67,7 +67,7 @@ class Builder:
         self.origin, self.request, self.scratch, self.count = origin, request, scratch, count
         self.measured = Measured()
         self._progress, self._layers = on_progress, on_layers
-        self._graphs: dict[tuple[int, Form], Path] = {}
+        self._graphs: dict[tuple[int, Form, bool], Path] = {}
         self._references: dict[int, Reference] = {}
         self._choosers: dict[tuple[Path, bool], Chooser] = {}
         self._forms: dict[str, Form] = {}
@@ -107,7 +107,7 @@ class Builder:
             )
             return Built(planned, path, planned.form, None)
         form = self._form(planned)
-        source = self._graph(planned.steps, form)
+        source = self._graph(planned.steps, form, planned.trajectory)
         self._represent(planned, source, path, margin)
         facts = check_graph(path, planned.target_name)
         audit_dtypes(path, planned.precision, planned.representation)
@@ -125,13 +125,15 @@ class Builder:
         else:
             shutil.copy(source, path)
 
-    def _graph(self, steps: int, form: Form) -> Path:
+    def _graph(self, steps: int, form: Form, trajectory: bool = False) -> Path:
         """The fp32 graph of a form, exported once."""
-        key = (steps, form)
+        key = (steps, form, trajectory)
         if key not in self._graphs:
             self._progress("tracing", 0)
             path = self.scratch / f"graph{len(self._graphs)}.onnx"
-            export_onnx(self._sampler(steps, form), self.origin.spec, path, form)
+            sampler = self._sampler(steps, form)
+            sampler.with_trajectory = trajectory
+            export_onnx(sampler, self.origin.spec, path, form)
             self._graphs[key] = path
         return self._graphs[key]
 
@@ -235,6 +237,7 @@ class Builder:
             engine=planned.target.engine,
             device=planned.target.device,
             verified=planned.verified,
+            trajectory=planned.trajectory,
             form={} if package else {**built.form.as_dict(), "precision": planned.representation},
             graph=built.facts.as_dict() if built.facts else {},
         )

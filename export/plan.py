@@ -58,6 +58,7 @@ class Planned:
     Attributes:
         name: of the variant; ``target_name`` is the key of ``TARGETS``.
         representation: how its precision is represented there.
+        trajectory: whether its graph gives all points of the path too.
         verifier: engine and device that will compare it here.
     """
 
@@ -68,6 +69,7 @@ class Planned:
     steps: int
     representation: str
     verifier: tuple[str, str]
+    trajectory: bool = False
 
     @property
     def file(self) -> str:
@@ -163,7 +165,13 @@ def _planned(target_name: str, target: Target, precision: str, steps: int) -> Pl
         steps=steps,
         representation=target.precisions[precision],
         verifier=find_verifier(target, precision),
+        trajectory=target.trajectories and steps > 1 and _computes_in_fp32(target, precision),
     )
+
+
+def _computes_in_fp32(target: Target, precision: str) -> bool:
+    """Whether the graph's own arithmetic is fp32, whatever its engine makes of it."""
+    return precision == "fp32" or target.precisions[precision] in ("storage", "hint")
 
 
 def find_verifier(target: Target, precision: str) -> tuple[str, str]:

@@ -66,6 +66,8 @@ class Target:
             activations; "qdq-s8s8": the same, symmetric.
         form: the graph form that measures best.
         refused: why a precision is not offered, where people ask for it.
+        trajectories: graphs of several steps also give the points on the way, for people to see;
+            not those whose own arithmetic is of less precision than fp32.
     """
 
     about: str
@@ -75,6 +77,7 @@ class Target:
     form: Form = field(default_factory=Form)
     file_format: Literal["onnx", "package"] = "onnx"
     refused: Mapping[str, str] = field(default_factory=dict)
+    trajectories: bool = False
 
 
 _NO_CPU_HALF = "ONNX Runtime has no {} convolution on the CPU; use --target openvino"
@@ -85,6 +88,7 @@ TARGETS: dict[str, Target] = {
         "cpu",
         {"fp32": "graph", "int8": "qdq-u8s8"},
         refused={"bf16": _NO_CPU_HALF.format("bf16"), "fp16": _NO_CPU_HALF.format("fp16")},
+        trajectories=True,
     ),
     "onnxruntime-cuda": Target(
         "ONNX Runtime on an NVIDIA GPU",
@@ -95,6 +99,7 @@ TARGETS: dict[str, Target] = {
             "int8": "ONNX Runtime's CUDA provider has no int8 convolution; use --target tensorrt",
             "bf16": "ONNX Runtime's CUDA provider has no bf16 convolution; use fp16",
         },
+        trajectories=True,
     ),
     "openvino": Target(
         "OpenVINO on the CPU",
@@ -102,6 +107,7 @@ TARGETS: dict[str, Target] = {
         "cpu",
         {"fp32": "hint", "bf16": "hint", "int8": "qdq-u8s8"},
         refused={"fp16": "OpenVINO computes fp16 files in fp32 on the CPU; use bf16"},
+        trajectories=True,
     ),
     "tensorrt": Target(
         "TensorRT 11 on an NVIDIA GPU (API-checked, not executed)",
@@ -120,6 +126,7 @@ TARGETS: dict[str, Target] = {
             "int8": "quantised convolutions are slower than fp32 ones in a browser; use fp16",
             "bf16": "browsers have no bf16; use fp16",
         },
+        trajectories=True,
     ),
     "aoti": Target(
         "AOTInductor package: compiled code for this machine, run by PyTorch",

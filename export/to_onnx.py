@@ -38,8 +38,8 @@ def export_onnx(sampler: Sampler, spec: SampleSpec, path: Path, form: Form | Non
     """Export a sampler in the given form.
 
     Inputs ``noise`` float32 [batch, *shape], ``label`` int64 [batch] and ``guidance``
-    float32 [batch] where the generator has them; outputs ``sample`` float32 and, for
-    images, ``image`` uint8 [batch, H, W, C].
+    float32 [batch] where the generator has them; outputs ``sample`` float32, for images
+    ``image`` uint8 [batch, H, W, C], and ``trajectory`` if the sampler gives it.
     """
     form = form or Form()
     # batch 2: the exporter would take a batch of 1 for a constant
@@ -52,7 +52,7 @@ def export_onnx(sampler: Sampler, spec: SampleSpec, path: Path, form: Form | Non
             dynamo=True,
             opset_version=form.opset,
             input_names=list(inputs),
-            output_names=["sample", "image"] if spec.is_image else ["sample"],
+            output_names=_outputs(sampler, spec),
             dynamic_shapes={name: {0: batch} for name in inputs},
             optimize=True,
             verbose=False,
@@ -64,6 +64,11 @@ def export_onnx(sampler: Sampler, spec: SampleSpec, path: Path, form: Form | Non
     if form.folded:
         simplify(model)
     onnx.save(model, path)
+
+
+def _outputs(sampler: Sampler, spec: SampleSpec) -> list[str]:
+    names = ["sample", "image"] if spec.is_image else ["sample"]
+    return [*names, "trajectory"] if sampler.with_trajectory else names
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -46,6 +46,7 @@ class Variant(BaseModel):
         engine: the engine, a key of ``ENGINES``, that runs it there.
         device: "cpu" or "cuda".
         verified: the engine and device that it was compared on when it was exported.
+        trajectory: whether its graph also gives all points of the path, for people to see.
         form: the choices of graph form made for its target.
         graph: number of nodes, operators and dtypes (``GraphFacts``); empty for a package.
         parity: measured difference to the PyTorch sampler when it was exported.
@@ -63,6 +64,7 @@ class Variant(BaseModel):
     engine: str = "onnxruntime"
     device: str = "cpu"
     verified: str = "onnxruntime on cpu"
+    trajectory: bool = False
     form: dict[str, str] = {}
     graph: dict[str, Any] = {}
     parity: dict[str, float] = {}

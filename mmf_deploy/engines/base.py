@@ -182,6 +182,46 @@ class Engine(abc.ABC):
             image=np.concatenate(images) if images else None,
         )
 
+    def trajectory(
+        self,
+        noise: NDArray[np.float32],
+        label: NDArray[np.int64] | None = None,
+        guidance: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """All K + 1 points of the path from noise to sample, float32 [B, K + 1, *shape].
+
+        Args: as of ``run``.
+        Raises:
+            EngineError: the variant, or this engine, does not give it.
+            ShapeError: an input does not fit the spec.
+        """
+        if not self.variant.trajectory:
+            raise EngineError(
+                f"variant {self.variant.name!r} gives no trajectory; export one of several steps: "
+                "mmf-export CHECKPOINT --steps 1,4"
+            )
+        label, guidance = check_inputs(self.spec, noise, label, guidance)
+        largest = self.buckets[-1]
+        return np.concatenate(
+            [
+                self._trajectory(
+                    np.ascontiguousarray(noise[k : k + largest]),
+                    None if label is None else label[k : k + largest],
+                    None if guidance is None else guidance[k : k + largest],
+                )
+                for k in range(0, len(noise), largest)
+            ]
+        )
+
+    def _trajectory(
+        self,
+        noise: NDArray[np.float32],
+        label: NDArray[np.int64] | None,
+        guidance: NDArray[np.float32] | None,
+    ) -> NDArray[np.float32]:
+        """Like ``_run``, of a variant that has it."""
+        raise EngineError(f"engine {self.name!r} gives no trajectories; engine 'onnxruntime' does")
+
     def generate(
         self,
         noise: NDArray[np.float32],

@@ -63,7 +63,6 @@ class OnnxRuntimeEngine(Engine):
             self._load_on_cpu(ort, path, settings)
         else:
             self._load_on_gpu(ort, path, settings, index)
-        self._outputs = [o.name for o in self._session.get_outputs()]
 
     def _load_on_cpu(self, ort: Any, path: Path, settings: Any) -> None:
         if self.options.threads is not None:
@@ -120,6 +119,29 @@ class OnnxRuntimeEngine(Engine):
         label: NDArray[np.int64] | None,
         guidance: NDArray[np.float32] | None,
     ) -> Output:
+        names = ["sample", "image"] if self.spec.is_image else ["sample"]
+        found = self._fetch(names, noise, label, guidance)
+        return Output(sample=found["sample"], image=found.get("image"))
+
+    def _trajectory(
+        self,
+        noise: NDArray[np.float32],
+        label: NDArray[np.int64] | None,
+        guidance: NDArray[np.float32] | None,
+    ) -> NDArray[np.float32]:
+        points: NDArray[np.float32] = self._fetch(["trajectory"], noise, label, guidance)[
+            "trajectory"
+        ]
+        return points
+
+    def _fetch(
+        self,
+        names: list[str],
+        noise: NDArray[np.float32],
+        label: NDArray[np.int64] | None,
+        guidance: NDArray[np.float32] | None,
+    ) -> dict[str, NDArray[Any]]:
+        """The outputs of those names; on a GPU all there are."""
         if self._session is None:
             raise EngineError("engine used outside its with-block")
         feeds: dict[str, NDArray[Any]] = {"noise": noise}
@@ -129,9 +151,7 @@ class OnnxRuntimeEngine(Engine):
             feeds["guidance"] = guidance
         try:
             if self._bound is not None:
-                found = self._bound.run(feeds)
-            else:
-                found = dict(zip(self._outputs, self._session.run(None, feeds), strict=True))
+                return self._bound.run(feeds)
+            return dict(zip(names, self._session.run(names, feeds), strict=True))
         except Exception as e:
             raise EngineError(f"ONNX Runtime failed on a batch of {len(noise)}: {e}") from e
-        return Output(sample=found["sample"], image=found.get("image"))

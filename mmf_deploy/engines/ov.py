@@ -56,7 +56,7 @@ class OpenVinoEngine(Engine):
             core = ov.Core()
             model = core.read_model(str(path))
             self._inputs = [i.any_name for i in model.inputs]
-            self._outputs = [o.any_name for o in model.outputs]
+            self._outputs = ["sample", "image"] if self.spec.is_image else ["sample"]
             self._dynamic = core.compile_model(model, "CPU", settings).create_infer_request()
             # reshaping changes the model in place: the dynamic one is compiled by now
             model.reshape({i.any_name: [1, *list(i.partial_shape)[1:]] for i in model.inputs})

@@ -32,7 +32,12 @@ class Sampler(nn.Module):
         net: u(x, r, t, label, guidance).
         grid: falling times from 1 to 0; (1, 0) is the one-step sampler.
         is_image: also return uint8 images.
+
+    Attributes:
+        with_trajectory: also return all points of the path.
     """
+
+    with_trajectory = False
 
     def __init__(self, net: nn.Module, grid: Sequence[float] = (1.0, 0.0), is_image: bool = True):
         super().__init__()
@@ -55,10 +60,12 @@ class Sampler(nn.Module):
             label: int64 [B] or None.
             guidance: float32 [B] or None.
         Returns:
-            (sample float32 [B, *shape], image uint8 [B, H, W, C]), or (sample,) for vectors.
+            (sample float32 [B, *shape], image uint8 [B, H, W, C]), or (sample,) for vectors;
+            then the trajectory float32 [B, K + 1, *shape], if asked for.
         """
-        sample = self.trajectory(noise, label, guidance)[-1]
-        return (sample, quantise(sample)) if self.is_image else (sample,)
+        points = self.trajectory(noise, label, guidance)
+        outputs = (points[-1], quantise(points[-1])) if self.is_image else (points[-1],)
+        return (*outputs, torch.stack(points, dim=1)) if self.with_trajectory else outputs
 
     def velocity(self, k: int, x: Tensor, label: Tensor | None, guidance: Tensor | None) -> Tensor:
         """u(x, r, t) of step k, whose times are constants; float32 [B, *shape]."""

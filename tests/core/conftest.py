@@ -59,7 +59,7 @@ def unet_bundle(unet_run, shared) -> bundle.Bundle:
         with pytest.MonkeyPatch.context() as patch:
             # three calls and not a second of them: the tests judge no time
             median_ms = measurements.median_ms
-            patch.setattr(measurements, "median_ms", lambda run, seconds: median_ms(run, 0.0, 3))
+            patch.setattr(measurements, "median_ms", lambda run, *_: median_ms(run, 0.0, 3))
             export_bundle(Request(source=unet_run, out=path / "bundle", samples=80))
 
     return bundle.load(shared("unet", export) / "bundle")

@@ -88,7 +88,7 @@ def _quick_latency():
     """Three calls and not a second of them: the tests judge no time."""
     with pytest.MonkeyPatch.context() as patch:
         median_ms = measurements.median_ms
-        patch.setattr(measurements, "median_ms", lambda run, seconds: median_ms(run, 0.0, 3))
+        patch.setattr(measurements, "median_ms", lambda run, *_: median_ms(run, 0.0, 3))
         yield
 
 
@@ -97,7 +97,8 @@ def traces(shared):
     """Tracing costs seconds: the same sampler in the same form is traced once."""
 
     def trace(sampler, spec, path, form=None):
-        state = hashlib.sha256(repr((sampler, sampler.grid, spec, form or Form())).encode())
+        said = (sampler, sampler.grid, sampler.with_trajectory, spec, form or Form())
+        state = hashlib.sha256(repr(said).encode())
         for name, value in sampler.state_dict().items():
             state.update(name.encode() + value.numpy().tobytes())
         name = f"{state.hexdigest()}.onnx"

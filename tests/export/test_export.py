@@ -39,7 +39,8 @@ def test_the_graph_has_the_contract_inputs_and_outputs(exported, session):
         assert inputs == expected
         outputs = {o.name: o.type for o in loaded.get_outputs()}
         image = {"image": "tensor(uint8)"} if spec.is_image else {}
-        assert outputs == {"sample": "tensor(float)"} | image
+        trajectory = {"trajectory": "tensor(float)"} if variant.trajectory else {}
+        assert outputs == {"sample": "tensor(float)"} | image | trajectory
 
 
 @torch.no_grad()
