@@ -84,7 +84,7 @@ def _add_middleware(app: FastAPI, service: Service, front: Front) -> None:
     app.add_middleware(BodyLimit, max_bytes=service.limits.max_body_bytes)
     app.add_middleware(CatchErrors)
     if front.keys is not None:
-        service.limiter = KeyLimits(front.limiter)
+        service.intake.limiter = KeyLimits(front.limiter)
         app.add_middleware(RateLimitHeaders, limiter=front.limiter)
         app.add_middleware(Auth, ring_provider=lambda: front.keys)
     if front.cors:

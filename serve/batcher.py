@@ -71,7 +71,7 @@ class Batcher:
     """Coalesces what is waiting into batches; see the module's docstring.
 
     Args:
-        engine: open, and used by this batcher's thread alone until ``close`` returns.
+        engine: open until ``close`` returns, and used by this batcher's thread, inside ``turn``.
         max_queue_images: most images that may wait at a priority and those before it; the batch
             that runs does not count.
         cost: what batches cost; measured as they run.

@@ -90,6 +90,16 @@ def scale_for(size: int | None, spec: SampleSpec) -> int:
     return scale
 
 
+def check_array_size(size: int | None, form: Format) -> None:
+    """Pass unless an array is asked for in some size.
+
+    Raises:
+        RequestError: arrays have the model's own.
+    """
+    if size is not None and form is Format.NPY:
+        raise RequestError("size: an array has the model's own size; leave size out", field="size")
+
+
 def check_grid(
     count: int, spec: SampleSpec, kind: ImageFormat, scale: int, columns: int | None = None
 ) -> None:

@@ -20,6 +20,7 @@ from .formats import (
     Format,
     ImageFormat,
     base64_encoding,
+    check_array_size,
     check_grid,
     formats,
     image_encoding,
@@ -29,17 +30,18 @@ from .made import Encoding, Made
 from .model import Loaded
 from .negotiate import chosen_format
 from .render import VARY, fields_of, grid_of, identity, json_body, multipart_body, npy_body
+from .resolve import resolve
 from .samples import Item
-from .schema import GenerateRequest, InterpolateRequest, resolve
+from .schema import Asked, GenerateRequest
 from .service import Service, Work
 
 VECTOR: Encoding[list[float]] = Encoding("list", lambda item, value: value.tolist())
 
 
-def work_of(body: GenerateRequest | InterpolateRequest, items: list[Item]) -> Work:
+def work_of(body: Asked, items: list[Item], trajectory: bool = False) -> Work:
     """What a native request asks the service for."""
     deadline_s = None if body.deadline_ms is None else body.deadline_ms / 1000
-    return Work(items, body.steps, body.priority, deadline_s)
+    return Work(items, body.steps, body.priority, deadline_s, trajectory)
 
 
 def reply_of(made: Made[Any], content: bytes, media_type: str) -> Response:
@@ -74,10 +76,7 @@ class Generation:
             )
         asked = Format.EVENTS if body.stream else body.format
         form = chosen_format(asked, self.request, formats(spec))
-        if body.size is not None and form is Format.NPY:
-            raise RequestError(
-                "size: an array has the model's own size; leave size out", field="size"
-            )
+        check_array_size(body.size, form)
         if body.grid and not spec.is_image:
             raise RequestError("grid: this model makes vectors; leave grid out", field="grid")
         if body.grid and form not in (Format.JSON, *IMAGE_FORMATS):
@@ -123,7 +122,7 @@ class Generation:
 
     async def _grid(self, made: Made[Any], kind: ImageFormat) -> bytes:
         return await self.service.encoder.run(
-            lambda: grid_of(made, kind, self.scale, self.body.quality)
+            lambda: grid_of(made.values, kind, self.scale, self.body.quality)
         )
 
     async def _image(self, form: Format) -> Response:
@@ -137,13 +136,14 @@ class Generation:
 
     async def _npy(self) -> Response:
         made: Made[Any] = await self.service.generate(self.request, self.loaded, self.work)
-        return reply_of(made, npy_body(made), MEDIA_TYPES[Format.NPY])
+        return reply_of(made, npy_body(made.values), MEDIA_TYPES[Format.NPY])
 
     async def _multipart(self) -> Response:
         kind = self.body.image_format
         encoding = image_encoding(kind, self.scale, self.body.quality)
         made = await self.service.generate(self.request, self.loaded, self.work, encoding)
-        return reply_of(made, *multipart_body(made, kind))
+        parts = zip(self.items, made.encoded, strict=True)
+        return reply_of(made, *multipart_body(parts, self.loaded.spec, kind))
 
     async def _events(self) -> Response:
         about = {

@@ -22,8 +22,8 @@ from .kserve_codec import Output, Tensor
 from .kserve_schema import InferRequest, RequestParameters, malformed, short
 from .made import Made
 from .model import Loaded
+from .resolve import class_of
 from .samples import Item, Priority
-from .schema import class_of
 from .work import Work
 
 VERSION_DIGITS = 12

@@ -73,7 +73,8 @@ class Made(Generic[T]):
     """Everything a reply is made of.
 
     Attributes:
-        values: uint8 [n, H, W, C], or float32 [n, D] for vectors, in the request's order.
+        values: uint8 [n, H, W, C], float32 [n, D] for vectors, uint8 [n, K + 1, H, W, C] for
+            trajectories, in the request's order.
         encoded: what the encoding gave, one an image; empty without one.
         on_reply: told when the reply is made, to count and log its times.
     """

@@ -133,7 +133,7 @@ class _State(Collector):
                      engine.precision],
                     1.0,
                 )  # fmt: skip
-            batchers = [lane.batcher for lane in loaded.lanes.values() if lane.batcher]
+            batchers = [b for lane in loaded.lanes.values() for b in lane.batchers]
             running.add_metric([model.name], sum(b.running for b in batchers))
             waiting = [b.waiting_by_priority for b in batchers]
             for priority in waiting[0] if waiting else ():

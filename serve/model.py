@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 from mmf_deploy.bundle import Bundle
 from mmf_deploy.engines.base import Engine
-from mmf_deploy.errors import RequestError
+from mmf_deploy.errors import BundleError, RequestError
 from mmf_deploy.golden import verify_golden
 from mmf_deploy.spec import SampleSpec
 
 from .batcher import Batcher, Observer
 from .daemon import in_daemon
-from .samples import Item
+from .samples import Generator, Item
+from .trajectories import Trajectories, gives_trajectories
 
 log = logging.getLogger(__name__)
 
-CALIBRATION_S = 0.3
-"""Time to spend on measuring the cost of batches before a model is ready."""
+CALIBRATION_S, OTHERS_S = 0.3, 0.05
+"""Time to spend on measuring the cost of batches before a model is ready: for the lane that serves
+by default, and for each of the others."""
 
 REPEATS = 3
 """Batches of each size that calibration runs; the quickest counts."""
@@ -37,10 +41,10 @@ Source = Callable[[], Sequence[Engine]]
 
 
 class Lane:
-    """One engine and its batcher.
+    """One engine and its batchers: of images, and of trajectories where the engine gives them.
 
     Args:
-        turn: held around its batches, where engines share a device.
+        turn: held around all its batches: by both batchers, and by whoever shares the device.
     """
 
     def __init__(
@@ -53,38 +57,52 @@ class Lane:
         self.engine = engine
         self.observer = observer
         self.batcher: Batcher | None = None
+        self.trajectories: Batcher | None = None
         self._max_queue = max_queue_images
         self._turn = turn
 
     @property
     def sick(self) -> bool:
-        """Whether its last batches all failed, or one does not end."""
-        batcher = self.batcher
-        if batcher is None:
-            return False
-        return batcher.failures >= SICK_AFTER or batcher.running_for_s > HUNG_AFTER_S
+        """Whether its last batches of images all failed, or any batch does not end.
+
+        Failing trajectories say nothing of the images; one that hangs keeps the device from them.
+        """
+        failing = self.batcher is not None and self.batcher.failures >= SICK_AFTER
+        return failing or any(b.running_for_s > HUNG_AFTER_S for b in self.batchers)
+
+    @property
+    def batchers(self) -> list[Batcher]:
+        """Those that are open."""
+        return [b for b in (self.batcher, self.trajectories) if b is not None]
 
     def _load(self) -> None:
         self.engine.__enter__()
         verify_golden(self.engine.bundle, self.engine, self.engine.variant)
 
-    async def open(self) -> None:
+    async def open(self, calibration_s: float = CALIBRATION_S) -> None:
         """Load the engine, reproduce the golden images through it, measure what batches cost.
 
+        Args:
+            calibration_s: time for that measurement.
         Raises:
             MMFError: it cannot run here, or gives other images.
         """
         await in_daemon(self._load)
-        batcher = Batcher(self.engine, self._max_queue, turn=self._turn, observer=self.observer)
-        batcher.start()
-        self.batcher = batcher
-        await self._calibrate(batcher)
+        self.batcher = self._batcher(self.engine)
+        await self._calibrate(self.batcher, calibration_s)
+        if gives_trajectories(self.engine):
+            self.trajectories = self._batcher(Trajectories(self.engine, self.batcher.cost.buckets))
 
-    async def _calibrate(self, batcher: Batcher) -> None:
+    def _batcher(self, engine: Generator) -> Batcher:
+        batcher = Batcher(engine, self._max_queue, turn=self._turn, observer=self.observer)
+        batcher.start()
+        return batcher
+
+    async def _calibrate(self, batcher: Batcher, left_s: float) -> None:
         """Measure the cost of each bucket, as far as the time allows; the rest as it comes."""
         guidance = self.engine.spec.guidance
         item = Item(seed=0, guidance=guidance[0] if guidance else 1.0)
-        left_s, cost = CALIBRATION_S, batcher.cost
+        cost = batcher.cost
         for size in cost.buckets:
             if size > self._max_queue:
                 break
@@ -100,8 +118,7 @@ class Lane:
 
     async def close(self) -> None:
         """Answer everything accepted, then free the engine."""
-        if self.batcher is not None:
-            await self.batcher.close()
+        await asyncio.gather(*(batcher.close() for batcher in self.batchers))
         await in_daemon(self.engine.close)
 
 
@@ -110,6 +127,7 @@ class Loaded:
 
     Attributes:
         name: of the model that it is, or was, serving.
+        measured: what the export measured on its machine; empty until it is open.
     """
 
     def __init__(self, name: str, lanes: Sequence[Lane]) -> None:
@@ -117,6 +135,7 @@ class Loaded:
         self.lanes = {lane.engine.variant.steps: lane for lane in reversed(lanes)}
         self.main = lanes[0]
         self.bundle: Bundle = self.main.engine.bundle
+        self.measured: dict[str, Any] = {}
         self.ready = False
 
     @property
@@ -140,6 +159,11 @@ class Loaded:
         return tuple(sorted(self.lanes))
 
     @property
+    def trajectories(self) -> tuple[int, ...]:
+        """Numbers of steps that give a trajectory."""
+        return tuple(s for s in self.steps if gives_trajectories(self.lanes[s].engine))
+
+    @property
     def sick(self) -> bool:
         """Whether one of its engines only fails."""
         return any(lane.sick for lane in self.lanes.values())
@@ -152,12 +176,27 @@ class Loaded:
         """
         lane = self.main if steps is None else self.lanes.get(steps)
         if lane is None:
-            have = ", ".join(map(str, self.steps))
-            count = steps if steps is not None and steps < 10**6 else "so many"
-            raise RequestError(
-                f"steps: this model has no variant of {count} steps; it has {have}", field="steps"
-            )
+            raise _no_steps("variant", steps, self.steps)
         return lane
+
+    def trajectory_lane(self, steps: int | None) -> Lane:
+        """The lane that gives trajectories of that many steps; of the most there are if None.
+
+        Raises:
+            RequestError: this bundle has none, or none of that many.
+        """
+        have = self.trajectories
+        if not have:
+            raise RequestError(
+                "model: none of the variants served here has a trajectory; export some in fp32 "
+                "with several steps (mmf export CHECKPOINT --steps 1,4) and serve them with "
+                "onnxruntime",
+                field="model",
+                code="no_trajectory",
+            )
+        if steps is not None and steps not in have:
+            raise _no_steps("trajectory", steps, have)
+        return self.lanes[steps or have[-1]]
 
     def lane_of(self, variant: str) -> Lane:
         """The lane that runs a variant of that name, which is one of its own."""
@@ -165,9 +204,10 @@ class Loaded:
 
     async def open(self) -> None:
         """Open every lane; closes them again if one fails."""
+        self.measured = _measured(self.bundle)
         try:
             for lane in self.lanes.values():
-                await lane.open()
+                await lane.open(CALIBRATION_S if lane is self.main else OTHERS_S)
         except BaseException:
             await self.close()
             raise
@@ -177,6 +217,23 @@ class Loaded:
         """Answer everything accepted, then free the engines; may be called twice."""
         self.ready = False
         await asyncio.gather(*(lane.close() for lane in self.lanes.values()))
+
+
+def _no_steps(what: str, steps: int | None, have: tuple[int, ...]) -> RequestError:
+    count = steps if steps is not None and steps < 10**6 else "so many"
+    return RequestError(
+        f"steps: this model has no {what} of {count} steps; it has {', '.join(map(str, have))}",
+        field="steps",
+    )
+
+
+def _measured(bundle: Bundle) -> dict[str, Any]:
+    try:
+        content = bundle.measured()
+        json.dumps(content, allow_nan=False)
+    except (BundleError, ValueError):  # serving does not need it
+        return {}
+    return content
 
 
 class Model:

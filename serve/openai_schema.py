@@ -18,8 +18,9 @@ from mmf_deploy.spec import SampleSpec
 
 from .formats import MAX_SIZE
 from .openai_prompt import label_of_prompt
+from .resolve import class_of, guidance_of
 from .samples import Item
-from .schema import Label, class_of, guidance_of
+from .schema import Label
 
 MAX_PROMPT = 32_000
 MAX_N = 10

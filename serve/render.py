@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmf_deploy import images
+from mmf_deploy.spec import SampleSpec
 
 from .formats import MEDIA_TYPES, Format, ImageFormat
 from .image_urls import image_path
@@ -74,23 +75,23 @@ def dumps(content: Any) -> bytes:
     return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
-def npy_body(made: Made[Any]) -> bytes:
-    """All values as one .npy file."""
+def npy_body(values: NDArray[Any]) -> bytes:
+    """An array as a .npy file."""
     out = io.BytesIO()
-    np.save(out, made.values, allow_pickle=False)
+    np.save(out, values, allow_pickle=False)
     return out.getvalue()
 
 
-def grid_of(made: Made[Any], kind: ImageFormat, scale: int, quality: int) -> bytes:
-    """All images as one, in a grid; a single image as it is."""
-    if len(made.values) == 1:
-        return images.encode(images.enlarged(made.values[0], scale), str(kind), quality)
-    return images.encode(images.grid(made.values, scale=scale), str(kind), quality)
+def grid_of(values: NDArray[np.uint8], kind: ImageFormat, scale: int, quality: int) -> bytes:
+    """Images [n, H, W, C] as one, in a grid; a single image as it is."""
+    if len(values) == 1:
+        return images.encode(images.enlarged(values[0], scale), str(kind), quality)
+    return images.encode(images.grid(values, scale=scale), str(kind), quality)
 
 
-def animation_of(made: Made[Any], scale: int, fps: float, quality: int) -> bytes:
-    """All images as the frames of one animated WebP that runs forever."""
-    first, *others = (_Frame(value, scale) for value in made.values)
+def animation_of(values: NDArray[np.uint8], scale: int, fps: float, quality: int) -> bytes:
+    """Images [n, H, W, C] as the frames of one animated WebP that runs forever."""
+    first, *others = (_Frame(value, scale) for value in values)
     out = io.BytesIO()
     first.convert("RGB").save(
         out,
@@ -123,23 +124,25 @@ class _Frame:
         return images.to_pil(images.enlarged(self._value, self._scale)).convert(mode)
 
 
-def strip_of(made: Made[Any], kind: ImageFormat, scale: int, quality: int) -> bytes:
-    """All images side by side."""
-    strip = images.grid(made.values, columns=len(made.values), scale=scale)
+def strip_of(values: NDArray[np.uint8], kind: ImageFormat, scale: int, quality: int) -> bytes:
+    """Images [n, H, W, C] side by side."""
+    strip = images.grid(values, columns=len(values), scale=scale)
     return images.encode(strip, str(kind), quality)
 
 
-def multipart_body(made: Made[bytes], kind: ImageFormat) -> tuple[bytes, str]:
-    """Every image as a part of its own, and the Content-Type (RFC 2046, 5.1)."""
+def multipart_body(
+    parts: Iterable[tuple[Item, bytes]], spec: SampleSpec, kind: ImageFormat
+) -> tuple[bytes, str]:
+    """Every encoded image as a part of its own, and the Content-Type (RFC 2046, 5.1)."""
     boundary = secrets.token_hex(16)
     out = bytearray()
-    for item, encoded in zip(made.items, made.encoded, strict=True):
+    for item, encoded in parts:
         headers = {
             "Content-Type": MEDIA_TYPES[Format(kind)],
             "Content-Length": str(len(encoded)),
             "X-MMF-Seed": str(item.seed),
         }
-        if made.loaded.spec.conditional:
+        if spec.conditional:
             headers["X-MMF-Label"] = str(item.label)
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         out += f"--{boundary}\r\n{lines}\r\n".encode() + encoded + b"\r\n"

@@ -70,7 +70,8 @@ class Part:
 
     Attributes:
         first: place of the first of them in the request.
-        values: uint8 [k, H, W, C], or float32 [k, D] for vectors.
+        values: uint8 [k, H, W, C], float32 [k, D] for vectors, uint8 [k, K + 1, H, W, C] for
+            trajectories.
         started_s, finished_s: when the batch began and ended, on the batcher's clock.
         batch: images in that batch, those of other requests included.
         bucket: the batch size that the engine ran.

@@ -1,4 +1,4 @@
-"""The bodies of the native routes, and what they mean for the model that is asked."""
+"""The bodies of the native routes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from mmf_deploy.errors import RequestError, nearest
-from mmf_deploy.noise import MAX_SEED, random_seed
-from mmf_deploy.spec import SampleSpec
+from mmf_deploy.noise import MAX_SEED
 
 from .formats import MAX_SIZE, Format, ImageFormat
-from .samples import Item, Priority, Toward
+from .samples import Priority
 
 Label = int | str
 Body = TypeVar("Body", bound=BaseModel)
@@ -40,7 +39,7 @@ Labels = Annotated[
 ]
 
 
-class _Asked(BaseModel):
+class Asked(BaseModel):
     """What every native request can say."""
 
     # strict: "12", 1.0 and true are no integers
@@ -70,7 +69,7 @@ class _Asked(BaseModel):
     )
 
 
-class GenerateRequest(_Asked):
+class GenerateRequest(Asked):
     """What to generate. Every field is optional; `{}` gives one image of a random seed."""
 
     model_config = ConfigDict(
@@ -109,7 +108,7 @@ class GenerateRequest(_Asked):
     )
 
 
-class InterpolateRequest(_Asked):
+class InterpolateRequest(Asked):
     """The way from one seed's noise to another's, on the great arc between them."""
 
     model_config = ConfigDict(
@@ -132,6 +131,30 @@ class InterpolateRequest(_Asked):
     )
     quality: int = Field(90, ge=1, le=100, description="Of JPEG and WebP.")
     fps: float = Field(12.0, gt=0, le=60, allow_inf_nan=False, description="Of the animation.")
+
+
+class TrajectoryRequest(Asked):
+    """The whole way of one image: its noise, what it is after every step, and the image."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"seed": 7, "label": 3, "steps": 4, "size": 64}]}
+    )
+
+    seed: Seed | None = Field(None, description="Seed of the image; random if not given.")
+    label: OneLabel = Field(None, description="Class number or name; else seed mod classes.")
+    steps: int | None = Field(
+        None, ge=1, description="Of the variant; the most that have a trajectory if not given."
+    )
+    format: Format | None = Field(
+        None,
+        strict=False,
+        description="png and jpeg are a strip, webp an animation; instead of the Accept header.",
+    )
+    image_format: ImageFormat = Field(
+        ImageFormat.PNG, strict=False, description="Of each point in JSON and multipart."
+    )
+    quality: int = Field(90, ge=1, le=100, description="Of JPEG and WebP.")
+    fps: float = Field(4.0, gt=0, le=60, allow_inf_nan=False, description="Of the animation.")
 
 
 def parse(body: bytes, kind: type[Body]) -> Body:
@@ -169,133 +192,10 @@ def _explain(error: Any, kind: type[BaseModel]) -> RequestError:
         return RequestError(f"{field}: this field is required", field=field)
     text = message.removeprefix("Value error, ")
     text = text[:1].lower() + text[1:]
-    return RequestError(f"{field}: {text}, got {_short(error['input'])}", field=field)
+    return RequestError(f"{field}: {text}, got {short(error['input'])}", field=field)
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """How a message shows what came."""
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def resolve(request: GenerateRequest, spec: SampleSpec, max_images: int) -> list[Item]:
-    """Say seed, label and guidance of every image.
-
-    Args:
-        max_images: most images one request may ask for.
-    Raises:
-        RequestError: a value does not fit the generator; names the field.
-    """
-    seeds = _seeds(request, max_images)
-    labels = _resolve_labels(request, spec, seeds)
-    guidance = guidance_of(request.guidance, spec)
-    return [
-        Item(seed=seed, label=label, guidance=guidance)
-        for seed, label in zip(seeds, labels, strict=True)
-    ]
-
-
-def resolve_path(request: InterpolateRequest, spec: SampleSpec, max_images: int) -> list[Item]:
-    """The frames of an interpolation, in order.
-
-    Raises:
-        RequestError: a value does not fit the generator; names the field.
-    """
-    _at_most(request.frames, max_images, "frames")
-    label = spec.default_label(request.start)
-    if request.label is not None:
-        if not spec.conditional:
-            raise RequestError("label: this model has no classes; leave label out", field="label")
-        label = class_of(request.label, spec, "label")
-    guidance = guidance_of(request.guidance, spec)
-    last = request.frames - 1
-    return [
-        Item(request.start, label, guidance, Toward(request.end, k / last))
-        for k in range(request.frames)
-    ]
-
-
-def _seeds(request: GenerateRequest, max_images: int) -> list[int]:
-    if request.seeds is not None:
-        _at_most(len(request.seeds), max_images, "seeds")
-        if request.seed is not None:
-            raise RequestError("seeds: give either seed or seeds, not both", field="seeds")
-        if request.n not in (None, len(request.seeds)):
-            raise RequestError(
-                f"n: {request.n} does not match the {len(request.seeds)} seeds; leave n out",
-                field="n",
-            )
-        return request.seeds
-    count = request.n
-    if count is None:
-        count = len(request.labels) if isinstance(request.labels, list) else 1
-        _at_most(count, max_images, "labels")
-    _at_most(count, max_images, "n")
-    first = random_seed() if request.seed is None else request.seed
-    if first + count - 1 > MAX_SEED:
-        raise RequestError(
-            f"seed: the last of {count} seeds from {first} on exceeds {MAX_SEED}", field="seed"
-        )
-    return list(range(first, first + count))
-
-
-def _at_most(count: int, limit: int, field: str) -> None:
-    if count > limit:
-        raise RequestError(f"{field}: {count} images in one request; at most {limit}", field=field)
-
-
-def _resolve_labels(request: GenerateRequest, spec: SampleSpec, seeds: list[int]) -> list[int]:
-    labels = request.labels
-    if labels is None:
-        return [spec.default_label(seed) for seed in seeds]
-    if not spec.conditional:
-        raise RequestError("labels: this model has no classes; leave labels out", field="labels")
-    if not isinstance(labels, list):
-        return [class_of(labels, spec)] * len(seeds)
-    if len(labels) != len(seeds):
-        raise RequestError(
-            f"labels: {len(labels)} for {len(seeds)} images; give one, or one an image",
-            field="labels",
-        )
-    return [class_of(label, spec) for label in labels]
-
-
-def class_of(label: Label, spec: SampleSpec, field: str = "labels") -> int:
-    """The number of a class given by number or name.
-
-    Raises:
-        RequestError: there is no such class; names the field.
-    """
-    if isinstance(label, str):
-        if label in spec.class_names:
-            return spec.class_names.index(label)
-        hint = nearest(label, spec.class_names) if len(label) <= 64 else ""
-        have = ", ".join(spec.class_names[:20]) or f"numbers only, 0 … {spec.classes - 1}"
-        raise RequestError(f"{field}: no class {_short(label)}{hint}; expected {have}", field=field)
-    if not 0 <= label < spec.classes:
-        raise RequestError(
-            f"{field}: {_short(label)} is out of range; expected 0 … {spec.classes - 1}",
-            field=field,
-        )
-    return label
-
-
-def guidance_of(guidance: float | None, spec: SampleSpec) -> float:
-    """The guidance scale of a request; the lowest one if it gives none.
-
-    Raises:
-        RequestError: the model takes none, or not that much.
-    """
-    if spec.guidance is None:
-        if guidance is not None:
-            raise RequestError(
-                "guidance: this model takes none; leave guidance out", field="guidance"
-            )
-        return 1.0
-    low, high = spec.guidance
-    if guidance is None:
-        return low
-    if not low <= guidance <= high:
-        raise RequestError(
-            f"guidance: {guidance:g} is out of range; expected {low:g} … {high:g}", field="guidance"
-        )
-    return guidance

@@ -5,27 +5,24 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 from starlette.requests import Request
 
 from mmf_deploy.engines.base import Engine
-from mmf_deploy.errors import MMFError, OverloadedError, RequestError, nearest
+from mmf_deploy.errors import MMFError, RequestError, nearest
 
-from .batcher import draining
-from .disconnect import fail_when_gone
 from .encoding import Encoder
 from .formats import ImageFormat, image_encoding
-from .job import BatchFailedError, Job
+from .intake import Intake
 from .made import Encoding, Made, Piece, Timing
 from .metrics import Metrics
 from .model import Lane, Loaded, Model, Source
 from .samples import Item, Part
 from .turns import Turns
-from .work import Accepted, Limiter, Limits, Work, note
+from .work import Accepted, Limits, Work, note
 
 __all__ = ["Limits", "Service", "State", "Work"]
 
@@ -49,7 +46,6 @@ class Service:
     Args:
         sources: what gives the engines of each model; the first model is the default one.
         on_state: called in the event loop at every change of state.
-        limiter: keeps the budgets of clients, in images.
     """
 
     def __init__(
@@ -57,19 +53,16 @@ class Service:
         sources: Mapping[str, Source],
         limits: Limits | None = None,
         on_state: Callable[[State], None] | None = None,
-        limiter: Limiter | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.state = State.STARTING
         self.failure: Exception | None = None
         self.on_state = on_state or self._log_state
-        self.limiter = limiter
         self.metrics = Metrics()
         self.encoder = Encoder(self.limits.encoders)
+        self.intake = Intake(self.limits, self.encoder, self.metrics, lambda: self.state)
         self.on_reload: list[Callable[[], object]] = []
         self._turns: dict[str, Turns] = {}
-        self._closing = False
-        self._busy = 0  # requests between acceptance and encoded reply
         self.models = {name: Model(name, source, self._lane) for name, source in sources.items()}
         self.metrics.watch(lambda: self.healthy, lambda: iter(self.models.values()))
 
@@ -81,8 +74,6 @@ class Service:
 
     def start(self) -> None:
         """Begin to open in the background, so that health is answered meanwhile."""
-        self._idle = asyncio.Event()
-        self._idle.set()
         self.encoder.start()
         self._opening = asyncio.create_task(self._open())
 
@@ -115,10 +106,10 @@ class Service:
     async def close(self) -> None:
         """Answer everything accepted, then free the engines."""
         self.drain()
-        self._closing = True
+        self.intake.close()
         await self._opening
         await asyncio.gather(*(model.close() for model in self.models.values()))
-        await self._idle.wait()
+        await self.intake.idle()
         self.encoder.close()
 
     async def reload(self) -> bool:
@@ -214,7 +205,7 @@ class Service:
             RequestError: not ready, overloaded, or shutting down.
             ClientGoneError: the client left first.
         """
-        async with self._accepted(request, loaded, work, encoding) as accepted:
+        async with self.intake.accepted(request, loaded, work, encoding) as accepted:
             tasks, values = [], []
             try:
                 async for part, done in self._encoded(accepted, work, encoding):
@@ -242,7 +233,7 @@ class Service:
         encoding: Encoding[T],
     ) -> AsyncGenerator[Piece[T], None]:
         """Like ``generate``, image by image as each is ready; close it to give up the rest."""
-        async with self._accepted(request, loaded, work, encoding) as accepted:
+        async with self.intake.accepted(request, loaded, work, encoding) as accepted:
             async for part, done in self._encoded(accepted, work, encoding):
                 for k, value in enumerate(await done, part.first):
                     yield Piece(k, work.items[k], value)
@@ -270,89 +261,6 @@ class Service:
                 work_of = self.encoder.encode(*encoding, items, part.values)
                 done = asyncio.create_task(work_of)
             yield part, done
-
-    @asynccontextmanager
-    async def _accepted(
-        self, request: Request, loaded: Loaded, work: Work, encoding: Encoding[Any] | None
-    ) -> AsyncIterator[Accepted]:
-        """Submit work, and give up what is left of it at the end, whatever ends it."""
-        lane = loaded.lane(work.steps)
-        try:
-            job = self._submit(request, loaded, work, encoding)
-        except RequestError as e:
-            reason = e.reason if isinstance(e, OverloadedError) else e.code
-            self.metrics.shed.labels(loaded.name, reason).inc()
-            raise
-        accepted = Accepted(loaded, lane, job)
-        with self._at_work(), fail_when_gone(request, job):
-            try:
-                yield accepted
-            except (OverloadedError, BatchFailedError) as e:
-                if isinstance(e, OverloadedError):
-                    self.metrics.shed.labels(loaded.name, e.reason).inc()
-                if self.limiter is not None:  # what was not made costs nothing
-                    self.limiter.give_back(request, len(work.items) - accepted.images)
-                raise
-            finally:
-                job.cancel()
-
-    def _submit(
-        self, request: Request, loaded: Loaded, work: Work, encoding: Encoding[Any] | None
-    ) -> Job:
-        lane = loaded.lane(work.steps)
-        if self._closing:
-            raise draining()
-        if lane.batcher is None or not loaded.ready:
-            raise RequestError(f"not ready: {self.state}", status=503, code="not_ready")
-        count, deadline_s = len(work.items), work.deadline_s
-        if encoding is not None:
-            deadline_s = self._before_encoding(deadline_s, encoding, count)
-        if self.limiter is None:
-            return lane.batcher.submit(work.items, deadline_s, work.priority)
-        self.limiter.take(request, loaded.name, count)
-        try:
-            return lane.batcher.submit(work.items, deadline_s, work.priority)
-        except RequestError:
-            self.limiter.give_back(request, count)
-            raise
-
-    def _before_encoding(
-        self, deadline_s: float | None, encoding: Encoding[Any], count: int
-    ) -> float | None:
-        """The deadline of the images themselves.
-
-        Raises:
-            OverloadedError: too much waits to be encoded; says when it does not.
-        """
-        encoder = self.encoder
-        surplus = encoder.waiting + count - self.limits.max_queue_images
-        backlog_s = encoder.backlog_s
-        encode_s = encoder.predicted_s(encoding.kind, count)
-        room_in_s = 0.0
-        if encoder.waiting and surplus > 0:
-            room_in_s = backlog_s * min(1.0, surplus / encoder.waiting)
-        elif encoder.waiting and deadline_s is not None and backlog_s + encode_s > deadline_s:
-            room_in_s = backlog_s
-        else:
-            # half of the time at least is the engine's: predictions are not that good
-            return None if deadline_s is None else max(deadline_s / 2, deadline_s - encode_s)
-        raise OverloadedError(
-            f"{encoder.waiting} images wait to be encoded; come back in {room_in_s * 1000:.1f} ms",
-            retry_after_s=room_in_s,
-            reason="encode_backlog",
-        )
-
-    @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        """What ``close`` waits for: images that are ready must still be encoded."""
-        self._busy += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._busy -= 1
-            if self._busy == 0:
-                self._idle.set()
 
     def _replied(self, request: Request, made: Made[Any]) -> None:
         """Take note of a reply that is about to be sent."""

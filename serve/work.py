@@ -44,12 +44,15 @@ class Work:
     Attributes:
         steps: of the variant that makes them; those of the model's main one if None.
         deadline_s: seconds from now after which nobody wants them.
+        trajectory: whether the whole way of each image is wanted, and not only its end. It counts
+            as one image: in limits, budgets and metrics.
     """
 
     items: list[Item]
     steps: int | None = None
     priority: Priority = Priority.NORMAL
     deadline_s: float | None = None
+    trajectory: bool = False
 
 
 class Limiter(Protocol):

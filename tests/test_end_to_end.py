@@ -144,7 +144,8 @@ def test_a_port_in_use_is_one_clear_line():
 
 def test_the_embedded_bundle_is_as_good_as_its_card_says():
     bundle = bundles.load(digits_bundle())
-    assert sum(f.stat().st_size for f in bundle.path.iterdir()) <= 1.5e6
+    # fp32 and int8, of 1, 2 and 4 steps: what the demo shows
+    assert sum(f.stat().st_size for f in bundle.path.iterdir()) <= 4e6
     with open_engine("onnxruntime", bundle) as engine:
         quality = evaluate_digits(
             lambda seeds, labels: engine.generate(noise.gaussian_batch(seeds, (1, 8, 8)), labels)

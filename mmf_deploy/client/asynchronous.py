@@ -72,6 +72,22 @@ class AsyncClient(base.BaseClient):
         """The content of one PNG file."""
         return (await self.encoded("png", n, **wanted)).data
 
+    async def interpolate(
+        self,
+        start: int,
+        end: int,
+        frames: int | None = None,
+        **wanted: Unpack[calls.WantedWay],
+    ) -> Images:
+        """The way from one seed to another, both ends included."""
+        return await self._ask(calls.interpolate(start, end, frames, wanted))
+
+    async def trajectory(
+        self, seed: int | None = None, **wanted: Unpack[calls.WantedWay]
+    ) -> Images:
+        """The way from noise to one image, in as many steps as its variant takes."""
+        return await self._ask(calls.trajectory(seed, wanted))
+
     async def stream(
         self, n: int | None = None, **wanted: Unpack[calls.Wanted]
     ) -> AsyncIterator[StreamedImage]:

@@ -81,6 +81,37 @@ class Client(base.BaseClient):
         """The content of one PNG file."""
         return self.encoded("png", n, **wanted).data
 
+    def interpolate(
+        self,
+        start: int,
+        end: int,
+        frames: int | None = None,
+        **wanted: Unpack[calls.WantedWay],
+    ) -> Images:
+        """The way from one seed to another, both ends included.
+
+        Args:
+            frames: how many; the service's default if None.
+            wanted: see ``calls.WantedWay``.
+        Returns:
+            the frames, with ``seeds`` being start and end.
+        Raises:
+            ServiceError: as ``generate``.
+        """
+        return self._ask(calls.interpolate(start, end, frames, wanted))
+
+    def trajectory(self, seed: int | None = None, **wanted: Unpack[calls.WantedWay]) -> Images:
+        """The way from noise to one image, in as many steps as its variant takes.
+
+        Args:
+            wanted: see ``calls.WantedWay``; steps is the most that have a trajectory if left out.
+        Returns:
+            steps + 1 points, the noise first and the image last, with one seed, label and guidance.
+        Raises:
+            ServiceError: as ``generate``; also where no variant served has a trajectory.
+        """
+        return self._ask(calls.trajectory(seed, wanted))
+
     def stream(
         self, n: int | None = None, **wanted: Unpack[calls.Wanted]
     ) -> Iterator[StreamedImage]:

@@ -46,6 +46,20 @@ class Wanted(TypedDict, total=False):
     deadline_ms: float | None
 
 
+class WantedWay(TypedDict, total=False):
+    """What an interpolation or a trajectory is of; None, like leaving it out, is the default.
+
+    label is one class number or name, for every point. All else is as in ``Wanted``.
+    """
+
+    label: int | str | None
+    guidance: float | None
+    steps: int | None
+    model: str | None
+    priority: Literal["high", "normal", "low"] | None
+    deadline_ms: float | None
+
+
 @dataclass(frozen=True)
 class Call(Generic[T]):
     """One call.
@@ -97,12 +111,36 @@ def _generation(
     n: int | None, wanted: Wanted, accept: str, read: Callable[[httpx.Response], T]
 ) -> Call[T]:
     asked: dict[str, Any] = {"n": n, **wanted}
+    if asked.get("seeds") is None:
+        asked["seed"] = _fixed(asked.get("seed"))
+    return _post("/v1/generate", asked, accept, read)
+
+
+def interpolate(
+    start: int, end: int, frames: int | None, wanted: WantedWay
+) -> Call[replies.Images]:
+    """The frames between two seeds as an array."""
+    asked = {"from": start, "to": end, "frames": frames, **wanted}
+    return _post("/v1/interpolate", asked, NPY, replies.images)
+
+
+def trajectory(seed: int | None, wanted: WantedWay) -> Call[replies.Images]:
+    """The points between the noise of a seed and its image as an array."""
+    asked = {"seed": _fixed(seed), **wanted}
+    return _post("/v1/trajectory", asked, NPY, replies.images)
+
+
+def _fixed(seed: int | None) -> int:
+    """A seed that is known before the first attempt: a retry then gives the same images."""
+    return noise.random_seed() if seed is None else seed
+
+
+def _post(
+    path: str, asked: Mapping[str, Any], accept: str, read: Callable[[httpx.Response], T]
+) -> Call[T]:
     body = {name: value for name, value in asked.items() if value is not None}
-    if not {"seed", "seeds"} & body.keys():
-        # fixed before the first attempt: a retry then gives the same images
-        body["seed"] = noise.random_seed()
     deadline_ms = body.pop("deadline_ms", None)
-    return Call("POST", "/v1/generate", read, accept, body, deadline_ms)
+    return Call("POST", path, read, accept, body, deadline_ms)
 
 
 def model(name: str | None) -> Call[dict[str, Any]]:

@@ -25,7 +25,8 @@ class Made:
     """Where images come from, and what they cost.
 
     Attributes:
-        seeds, labels, guidance: one an image; None where the model takes none.
+        seeds, labels, guidance: one an image; None where the model takes none. The seeds of an
+            interpolation are its two ends, and a trajectory has one of each.
         digest: of the bundle that made them; with it a seed means the same image for ever.
         model: the name that it is served under, or None.
         timing_ms: milliseconds by phase: queue, infer, encode.
@@ -47,7 +48,8 @@ class Images(Made):
     """Generated images.
 
     Attributes:
-        array: uint8 [n, H, W, C], or float32 [n, D] for models of vectors.
+        array: uint8 [n, H, W, C], or float32 [n, D] for models of vectors. The n images are the
+            frames of an interpolation, or the points of a trajectory.
     """
 
     array: NDArray[Any]

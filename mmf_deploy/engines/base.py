@@ -213,6 +213,11 @@ class Engine(abc.ABC):
             ]
         )
 
+    @property
+    def gives_trajectory(self) -> bool:
+        """Whether ``trajectory`` works: the variant has it, and this engine can."""
+        return self.variant.trajectory and type(self)._trajectory is not Engine._trajectory
+
     def _trajectory(
         self,
         noise: NDArray[np.float32],

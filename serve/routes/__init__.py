@@ -9,6 +9,7 @@ ROUTES = {
     "native": "mmf_deploy.serve.routes.native:router",
     "images": "mmf_deploy.serve.routes.images:router",
     "interpolate": "mmf_deploy.serve.routes.interpolate:router",
+    "trajectory": "mmf_deploy.serve.routes.trajectory:router",
     "openai": "mmf_deploy.serve.routes.openai:router",
     "kserve": "mmf_deploy.serve.routes.kserve:router",
 }

@@ -15,8 +15,8 @@ from mmf_deploy.noise import MAX_SEED
 from ..formats import MEDIA_TYPES, Format, image_encoding, scale_for
 from ..image_urls import NO_LABEL, SUFFIXES, etag, image_path
 from ..model import Lane, Loaded
+from ..resolve import class_of, guidance_of
 from ..samples import Item
-from ..schema import class_of, guidance_of
 from ..service import Service, Work
 from .documented import replies
 

@@ -25,7 +25,8 @@ from ..made import Made
 from ..model import Loaded
 from ..negotiate import chosen_format
 from ..render import animation_of, fields_of, json_body, multipart_body, npy_body, strip_of
-from ..schema import InterpolateRequest, parse, resolve_path
+from ..resolve import resolve_path
+from ..schema import InterpolateRequest, parse
 from ..service import Service
 from .documented import body_of, replies
 
@@ -62,8 +63,9 @@ async def _interpolate(
     work, kind = work_of(body, items), body.image_format
     if form is Format.MULTIPART:
         encoding = image_encoding(kind, scale, body.quality)
-        parts = await service.generate(request, loaded, work, encoding)
-        return reply_of(parts, *multipart_body(parts, kind))
+        files = await service.generate(request, loaded, work, encoding)
+        parts = zip(items, files.encoded, strict=True)
+        return reply_of(files, *multipart_body(parts, loaded.spec, kind))
     if form is Format.JSON:
         made = await service.generate(
             request, loaded, work, base64_encoding(kind, scale, body.quality)
@@ -76,13 +78,13 @@ async def _interpolate(
         return reply_of(made, json_body(made, fields), "application/json")
     arrays: Made[Any] = await service.generate(request, loaded, work)
     if form is Format.NPY:
-        return reply_of(arrays, npy_body(arrays), MEDIA_TYPES[form])
+        return reply_of(arrays, npy_body(arrays.values), MEDIA_TYPES[form])
     if form is Format.WEBP:
         content = await service.encoder.run(
-            lambda: animation_of(arrays, scale, body.fps, body.quality)
+            lambda: animation_of(arrays.values, scale, body.fps, body.quality)
         )
     else:
         content = await service.encoder.run(
-            lambda: strip_of(arrays, IMAGE_FORMATS[form], scale, body.quality)
+            lambda: strip_of(arrays.values, IMAGE_FORMATS[form], scale, body.quality)
         )
     return reply_of(arrays, content, MEDIA_TYPES[form])

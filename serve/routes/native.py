@@ -50,6 +50,7 @@ def describe(service: Service, loaded: Loaded) -> dict[str, Any]:
         "spec": manifest.spec.model_dump(mode="json"),
         "variant": engine.variant.name,
         "steps": list(loaded.steps),
+        "trajectories": list(loaded.trajectories),
         "variants": [
             {"name": v.name, "precision": v.precision, "steps": v.steps} for v in manifest.variants
         ],
@@ -64,5 +65,6 @@ def describe(service: Service, loaded: Loaded) -> dict[str, Any]:
             "max_body_bytes": limits.max_body_bytes,
         },
         "quality": manifest.quality,
+        "measured": loaded.measured,
         "version": __version__,
     }

@@ -178,6 +178,34 @@ def test_a_reply_of_something_else_is_said_to_be_that(driver, name, args):
     assert str(caught.value).count("\n") == 0
 
 
+WAY = {"label": "cat", "guidance": 1.5, "steps": 4, "model": "tiny", "priority": "high"}
+
+
+def test_an_interpolation_has_the_seeds_of_its_ends_and_a_label_a_frame(driver):
+    frames = np.arange(3 * 4 * 4, dtype=np.uint8).reshape(3, 4, 4, 1)
+    one = driver(npy(frames, **{"X-MMF-Labels": "1,1,1", "X-MMF-Guidance": "1.5,1.5,1.5"}))
+    made = one.call("interpolate", 7, np.int64(8), frames=3, **WAY)
+    np.testing.assert_array_equal(made.array, frames)
+    assert (made.seeds, made.labels, made.guidance) == ((7, 8), (1, 1, 1), (1.5, 1.5, 1.5))
+    assert one.bodies() == [{"from": 7, "to": 8, "frames": 3, **WAY}]
+    [request] = one.requests
+    assert (request.url.path, request.headers["accept"]) == ("/v1/interpolate", "application/x-npy")
+    other = driver(npy(frames))
+    other.call("interpolate", 7, 8, label=None)
+    assert other.bodies() == [{"from": 7, "to": 8}], "the number of frames is the service's"
+
+
+def test_a_trajectory_has_one_seed_and_label_for_all_its_points(driver):
+    points = np.arange(5 * 4 * 4, dtype=np.uint8).reshape(5, 4, 4, 1)
+    one = driver(npy(points, **{"X-MMF-Seeds": "7", "X-MMF-Labels": "1"}))
+    made = one.call("trajectory", seed=7, **WAY)
+    np.testing.assert_array_equal(made.array, points)
+    assert (made.seeds, made.labels, len(made)) == ((7,), (1,), 5)
+    assert one.bodies() == [{"seed": 7, **WAY}]
+    [request] = one.requests
+    assert (request.url.path, request.headers["accept"]) == ("/v1/trajectory", "application/x-npy")
+
+
 def test_models_are_what_the_lists_say(driver):
     described, listed = {"bundle": "d"}, {"object": "list", "data": [{"id": "tiny"}]}
     one = driver(*[httpx.Response(200, json=reply) for reply in (described, described, listed)])
@@ -223,6 +251,22 @@ def test_what_may_pass_is_tried_again_with_the_same_seed(driver, status):
     first, *others = one.bodies()
     assert isinstance(first["seed"], int)
     assert others == [first, first]
+
+
+@pytest.mark.parametrize(("name", "args"), [("interpolate", (7, 8)), ("trajectory", ())])
+def test_ways_are_tried_again_as_they_were_asked_for_and_within_their_deadline(driver, name, args):
+    one = driver(error(503, Retry_After_Ms="100"), npy())
+    one.call(name, *args, deadline_ms=500)
+    first, second = one.bodies()
+    assert (first.pop("deadline_ms"), second.pop("deadline_ms")) == (500, 400)
+    assert first == second
+    assert one.slept == [0.1]
+    if name == "trajectory":
+        assert isinstance(first["seed"], int)
+    refused = driver(error(422, "no_trajectory"))
+    with pytest.raises(ServiceError) as caught:
+        refused.call(name, *args)
+    assert caught.value.code == "no_trajectory"
 
 
 def test_every_call_draws_a_seed_of_its_own(driver):

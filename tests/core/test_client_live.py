@@ -28,8 +28,9 @@ from mmf_deploy import bundle
 from mmf_deploy.client import AsyncClient, Client
 from mmf_deploy.errors import ServiceError, UnreachableError
 from mmf_deploy.images import to_uint8
-from mmf_deploy.noise import gaussian_batch
+from mmf_deploy.noise import gaussian_batch, spherical
 from mmf_deploy.spec import SampleSpec
+from tests.stepped import as_images, way, write_stepped_bundle
 
 PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
 SERVE = [sys.executable, "-c", "from mmf_deploy.cli import main_serve; main_serve()"]
@@ -55,9 +56,14 @@ def served(*args: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def url(tiny_bundle, make_tiny_bundle) -> Iterator[str]:
-    """Three models, and a queue that is soon full."""
-    models = {"digits": tiny_bundle, "guided": make_tiny_bundle(GUIDED),
+def stepped(tiny_bundle, tmp_path_factory) -> Path:
+    return write_stepped_bundle(tiny_bundle, tmp_path_factory.mktemp("stepped") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def url(stepped, make_tiny_bundle) -> Iterator[str]:
+    """Three models, the first with trajectories, and a queue that is soon full."""
+    models = {"digits": stepped, "guided": make_tiny_bundle(GUIDED),
               "vectors": make_tiny_bundle(VECTORS)}  # fmt: skip
     named = [arg for name, path in models.items() for arg in ("--model", f"{name}={path}")]
     with served(*named, "--max-queue", str(MAX_QUEUE)) as found:
@@ -70,13 +76,13 @@ def client(url) -> Iterator[Client]:
         yield found
 
 
-def test_generated_images_are_those_of_the_seeds_and_labels(client, tiny_bundle, tiny_formula):
+def test_generated_images_are_those_of_the_seeds_and_labels(client, stepped, tiny_formula):
     made = client.generate(seeds=np.array([3, 141]), labels=[0, 9], deadline_ms=30_000)
     noise = gaussian_batch([3, 141], DIGITS.shape)
     expected = to_uint8(tiny_formula(DIGITS, noise, np.array([0, 9])))
     np.testing.assert_array_equal(made.array, expected)
     assert (made.seeds, made.labels, made.guidance) == ((3, 141), (0, 9), None)
-    assert made.digest == bundle.load(tiny_bundle).digest
+    assert made.digest == bundle.load(stepped).digest
     assert (made.variant, made.model) == ("fp32", "digits")
     assert {"queue", "infer", "encode"} <= made.timing_ms.keys()
     assert made.request_id
@@ -99,6 +105,45 @@ def test_guided_models_take_names_and_a_scale(client, tiny_formula):
         )  # fmt: skip
         np.testing.assert_array_equal(piece.image, made.array[piece.index])
     assert sorted(piece.index for piece in pieces) == [0, 1]
+
+
+def test_an_interpolation_goes_from_one_seed_to_the_other(client, tiny_formula):
+    made = client.interpolate(3, 141, frames=5, label=2)
+    start, end = gaussian_batch([3, 141], DIGITS.shape)
+    noise = np.stack([spherical(start, end, k / 4) for k in range(5)])
+    expected = to_uint8(tiny_formula(DIGITS, noise, np.full(5, 2)))
+    np.testing.assert_array_equal(made.array, expected)
+    assert (made.seeds, made.labels, made.guidance) == ((3, 141), (2,) * 5, None)
+    guided = client.interpolate(3, 141, label="dog", guidance=2.5, model="guided")
+    assert (len(guided), set(guided.labels), set(guided.guidance)) == (24, {1}, {2.5})
+
+
+def test_a_trajectory_goes_from_noise_to_the_image(client, tiny_formula):
+    made = client.trajectory(seed=7, label=3)
+    noise = gaussian_batch([7], DIGITS.shape)
+    expected = as_images(way(noise, tiny_formula(DIGITS, noise, np.array([3])), 4))[0]
+    np.testing.assert_array_equal(made.array, expected)
+    assert (made.seeds, made.labels, made.variant) == ((7,), (3,), "fp32-4step")
+    image = client.generate(seed=7, labels=3, steps=4)
+    np.testing.assert_array_equal(made.array[-1], image.array[0])
+    assert len(client.trajectory(steps=2)) == 3
+
+
+def test_where_there_is_no_trajectory_it_says_how_to_export_one(client):
+    with pytest.raises(ServiceError, match="mmf export CHECKPOINT --steps 1,4") as caught:
+        client.trajectory(seed=7, model="guided")
+    assert (caught.value.status, caught.value.code) == (422, "no_trajectory")
+
+
+def test_the_asynchronous_client_has_the_same_ways(url, client):
+    async def both():
+        async with AsyncClient(url) as found:
+            calls = found.interpolate(3, 9, frames=4, label=1), found.trajectory(seed=7, label=1)
+            return await asyncio.gather(*calls)
+
+    frames, points = asyncio.run(both())
+    np.testing.assert_array_equal(frames.array, client.interpolate(3, 9, 4, label=1).array)
+    np.testing.assert_array_equal(points.array, client.trajectory(7, label=1).array)
 
 
 def test_vectors_are_float_arrays_either_way(client, tiny_formula):
@@ -125,6 +170,7 @@ def test_what_is_served_can_be_asked(client):
     client.wait_ready(timeout_s=10)
     assert client.ready()
     assert client.model()["spec"]["classes"] == 10
+    assert client.model()["trajectories"] == [2, 4]
     assert client.model("vectors")["model"] == "vectors"
     assert [model["id"] for model in client.models()] == ["digits", "guided", "vectors"]
 

@@ -204,6 +204,7 @@ def headers_of(key):
     ("method", "path"),
     [
         ("POST", "/v1/generate"), ("POST", "/v1/interpolate"), ("GET", "/v1/model"),
+        ("POST", "/v1/trajectory"),
         ("GET", "/v1/models"), ("POST", "/v1/images/generations"), ("GET", "/v1/images/x/-/1.png"),
         ("GET", "/v2"), ("POST", "/v2/models/tiny/infer"),
         ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/nowhere"), ("OPTIONS", "/v1/model"),

@@ -324,7 +324,7 @@ def settled(server: Live) -> bool:
         not server.server.server_state.tasks
         and not server.server.server_state.connections
         and in_flight == 0
-        and service._busy == 0
+        and service.intake.busy == 0
         and service.encoder.waiting == 0
         and all(b.waiting == 0 and b.running == 0 for b in batchers)
         and not any(m._retiring for m in service.models.values())

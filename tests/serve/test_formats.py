@@ -4,7 +4,6 @@ import base64
 import io
 import json
 from email import message_from_bytes
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -209,8 +208,7 @@ def test_of_an_animation_few_frames_are_in_memory_at_a_time(monkeypatch, channel
     monkeypatch.setattr(images, "enlarged", counting)
     rng = np.random.default_rng(0)
     values = rng.integers(0, 256, (12, 8, 8, channels), dtype=np.uint8)
-    made = SimpleNamespace(values=values)
-    found = opened(render.animation_of(made, scale=4, fps=10, quality=90))
+    found = opened(render.animation_of(values, scale=4, fps=10, quality=90))
     assert (found.n_frames, found.size) == (12, (32, 32))
     assert len(alive) == 12
     assert max(alive[2:]) <= alive[1] + 1, "what is alive does not grow with the frames"

@@ -29,6 +29,7 @@ from mmf_deploy.serve.service import Service
 from mmf_deploy import bundle
 from mmf_deploy.engines.base import open_engine
 from mmf_deploy.spec import SampleSpec
+from tests.stepped import write_stepped_bundle
 
 from .live import GoneError, Live, Reply, bounded, connected, live, request, wait_until
 
@@ -41,6 +42,7 @@ SEED = {"name": "seed", "shape": [1], "datatype": "INT64", "data": [1]}
 POSTS: dict[str, tuple[str, dict[str, Any]]] = {
     "native": ("/v1/generate", {"seed": 1}),
     "interpolate": ("/v1/interpolate", {"from": 1, "to": 2, "frames": 2, "format": "json"}),
+    "trajectory": ("/v1/trajectory", {"seed": 1, "format": "json"}),
     "openai": ("/v1/images/generations", {"prompt": "7", "seed": 1}),
     "kserve": ("/v2/models/digits/infer", {"inputs": [SEED]}),
     "index": ("/v2/repository/index", {"ready": True}),
@@ -121,22 +123,26 @@ def _message(path: bytes, body: Any) -> str:
     return error["message"]
 
 
-def _engine(path):
-    return open_engine("onnxruntime", bundle.load(path))
+def _engine(path, variant=None):
+    return open_engine("onnxruntime", bundle.load(path), variant)
 
 
 @pytest.fixture(scope="module")
-def target(tiny_bundle, make_tiny_bundle) -> Iterator[Target]:
+def target(tiny_bundle, make_tiny_bundle, tmp_path_factory) -> Iterator[Target]:
     """A service of two models; at the end it must be as it was."""
     guided = make_tiny_bundle(GUIDED)
+    stepped = write_stepped_bundle(tiny_bundle, tmp_path_factory.mktemp("stepped") / "bundle")
     service = Service(
-        {"digits": lambda: [_engine(tiny_bundle)], "guided": lambda: [_engine(guided)]}
+        {
+            "digits": lambda: [_engine(stepped), _engine(stepped, "fp32-4step")],
+            "guided": lambda: [_engine(guided)],
+        }
     )
     with live(service) as server:
-        yield Target(server, (str(tiny_bundle), str(guided)))
+        yield Target(server, (str(stepped), str(guided)))
         state = server.server.server_state
         wait_until(lambda: not state.tasks and not state.connections, "some requests never ended")
-        assert service._busy == service.encoder.waiting == 0
+        assert service.intake.busy == service.encoder.waiting == 0
         assert service.metrics.registry.get_sample_value("mmf_requests_in_flight") == 0
 
 
@@ -246,7 +252,7 @@ NAMES = [*TRAVERSALS, "", " ", "\0", "digits\0", "DIGITS", "digits\n", "x" * 900
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name[:20]))
 def test_a_model_that_does_not_exist_is_404_whatever_it_is_called(target, name):
-    for family in ("native", "interpolate", "openai"):
+    for family in ("native", "interpolate", "trajectory", "openai"):
         body = {**POSTS[family][1], "model": name}
         reply = target.refused_post(family, body, 404)
         assert reply.json()["error"]["code"] == "model_not_found"
@@ -311,6 +317,7 @@ def _nested(levels: int) -> list[bytes]:
 @every_family
 def test_json_of_100_000_levels_is_400(target, family):
     inside = {"native": b'{"labels":%s}', "interpolate": b'{"label":%s}',
+              "trajectory": b'{"label":%s}',
               "openai": b'{"prompt":"7","class_label":%s}', "index": b'{"ready":%s}',
               "kserve": b'{"inputs":[{"name":"seed","shape":[1],"datatype":"INT64","data":%s}]}',
               }  # fmt: skip
@@ -374,6 +381,7 @@ def test_integers_of_any_length_are_refused(target, sign, digits):
     fields = {
         "native": ["n", "seed", "seeds", "labels", "steps", "size", "deadline_ms", "quality"],
         "interpolate": ["from", "to", "frames", "label"],
+        "trajectory": ["seed", "label", "steps", "fps"],
         "openai": ["n", "seed", "class_label", "steps", "output_compression"],
     }
     for family, names in fields.items():

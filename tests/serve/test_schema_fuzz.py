@@ -22,6 +22,7 @@ from mmf_deploy.serve.service import Limits, Service, State
 from mmf_deploy import bundle
 from mmf_deploy.engines.base import open_engine
 from mmf_deploy.spec import SampleSpec
+from tests.stepped import write_stepped_bundle
 
 PATIENCE_S = 10
 CHECKS = (
@@ -101,9 +102,10 @@ SHORT = ("--phases", "examples,coverage,fuzzing", "--max-examples", "5")
 LONG = ("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "100")
 
 
-def test_every_reply_is_a_documented_one(fuzz, tiny_bundle):
-    found = bundle.load(tiny_bundle)
-    with listening(open_engine("onnxruntime", found)) as service:
+def test_every_reply_is_a_documented_one(fuzz, tiny_bundle, tmp_path):
+    found = bundle.load(write_stepped_bundle(tiny_bundle, tmp_path / "stepped"))
+    # the whole way of an image is to be had as well
+    with listening(open_engine("onnxruntime", found, "fp32-4step")) as service:
         fuzz(service, found.digest, *SHORT, checks=OF_A_READY_SERVICE)
 
 
