@@ -291,6 +291,26 @@ def litserve(found: dict[str, Any]) -> str:
     )
 
 
+def web_page(found: dict[str, Any]) -> str:
+    """The browser page: load, bytes, images."""
+    machine, versions = found["machine"], found["versions"]
+    head = (
+        f"{machine['cores']} cores ({machine['cpu']}), Chromium {versions['chromium']} without a "
+        f"GPU, empty cache, by\n`{found['command']}`\n"
+        f"([results](../benchmarks/results/web-page-cpu.json)): first image after "
+        f"{found['first_image_ms']} ms (median of {len(found['loads_ms'])}\nloads, the slowest "
+        f"{found['first_image_ms_slowest']} ms) and {found['first_image_bytes'] / 1e6:.1f} MB; "
+        f"the folder is {found['folder_bytes'] / 1e6:.1f} MB.\n\n"
+        "| variant | file | one image in the browser | ONNX Runtime | PyTorch eager "
+        f"| levels of 255, {found['images']} seeds |\n|---|---|---|---|---|---|\n"
+    )
+    return head + "\n".join(
+        f"| `{r['variant']}` | {r['bytes'] / 1e6:.2f} MB | {r['browser_ms']:.2f} ms | "
+        f"{r['onnxruntime_ms']:.2f} ms | {r['pytorch_ms']:.2f} ms | {r['levels']} |"
+        for r in found["variants"]
+    )
+
+
 @dataclass(frozen=True)
 class Section:
     """A table between two markers of a page.
@@ -316,6 +336,7 @@ SECTIONS = {
     "bench-step": Section("docs/objective.md", "bench-step-cpu.json", bench_step),
     "service": Section("README.md", "serve-cpu.json", service),
     "litserve": Section("docs/benchmark-serve.md", "litserve-cpu.json", litserve),
+    "web-page": Section("docs/web.md", "web-page-cpu.json", web_page),
 }
 PAGES = tuple(dict.fromkeys(section.page for section in SECTIONS.values()))
 

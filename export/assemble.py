@@ -23,6 +23,7 @@ from mmf_deploy.images import save_grid
 from mmf_deploy.nn.judge import Judge
 from mmf_deploy.spec import SampleSpec
 
+from . import ort_web
 from .build import Builder, Built, share_files
 from .card import render
 from .gates import LIMITS, judge_variant, limits_of
@@ -31,6 +32,7 @@ from .origin import Origin, from_checkpoint
 from .parity import Parity, compare
 from .plan import Planned, Request, make_plan, options_of, refuse_to_overwrite
 from .reference import Reference, samples_to_compare
+from .to_web import has_page, page_files, write_page
 
 GOLDEN_SEEDS = 16
 FLOOR_ATTEMPTS = 4
@@ -85,11 +87,18 @@ def export_origin(
         on_layers: called during a search over the layers to quantise.
     Raises:
         ConfigError: ``out`` exists, or the request asks for what cannot be.
+        DependencyError: something that a target needs is not here.
         ParityError: a variant differs too much from the network; nothing is written.
     """
     refuse_to_overwrite(request.out, request.force)
     planned, _ = make_plan(request, origin.spec)
     origin = freeze(origin, request)
+    # before anything slow: npm may be missing
+    page = (
+        page_files(request.ort_web, lambda what: on_progress(what, 0))
+        if has_page(request.targets, origin.spec)
+        else {}
+    )
     done = 0
 
     def made(stage: str, images: int) -> None:
@@ -107,7 +116,7 @@ def export_origin(
             replace(c, built=b, variant=c.variant.model_copy(update={"file": b.path.name}))
             for c, b in zip(compared, shared, strict=True)
         ]
-        return _write(request, origin, builder, compared)
+        return _write(request, origin, builder, compared, page)
 
 
 def freeze(origin: Origin, request: Request) -> Origin:
@@ -166,7 +175,11 @@ def _compared(
 
 
 def _write(
-    request: Request, origin: Origin, builder: Builder, compared: list[Compared]
+    request: Request,
+    origin: Origin,
+    builder: Builder,
+    compared: list[Compared],
+    page: dict[str, bytes],
 ) -> bundle.Bundle:
     first = builder.reference(compared[0].variant.steps)
     manifest = bundle.Manifest(
@@ -176,7 +189,7 @@ def _write(
         source=origin.source,
         recipe=origin.recipe,
         quality=origin.quality if _unchanged(origin) else {},
-        versions=_versions(compared),
+        versions=_versions(compared) | ({"onnxruntime-web": ort_web.VERSION} if page else {}),
     )
 
     def fill(directory: Path) -> None:
@@ -186,6 +199,7 @@ def _write(
         _samples(first, directory / "samples.png")
         builder.measured.save(directory, manifest.versions)
         (directory / "README.md").write_text(render(manifest))
+        write_page(directory, page)
 
     return bundle.write(request.out, manifest, fill, sign_key=request.sign_key)
 

@@ -39,7 +39,7 @@ Differences are to the PyTorch sampler of the same weights in float32, over
 
 {_table(manifest)}
 {_unjudged(manifest)}{_exceptions(manifest)}{_quality(manifest)}
-## Use
+{_page(manifest)}## Use
 
 ```
 mmf-serve PATH_OF_THIS_FOLDER
@@ -56,6 +56,20 @@ def _evaluations(manifest: Manifest) -> str:
         return "A one-step generator: one network evaluation turns noise"
     counts = ", ".join(map(str, steps[:-1])) + (" or " if len(steps) > 1 else "") + str(steps[-1])
     return f"A few-step generator: {counts} network evaluations turn noise"
+
+
+def _page(manifest: Manifest) -> str:
+    if "onnxruntime-web" not in manifest.versions:
+        return ""
+    return """## In a browser
+
+This folder is a page that generates in the browser. Any static file server shows it:
+
+```
+python -m http.server -d PATH_OF_THIS_FOLDER
+```
+
+"""
 
 
 def _frozen(manifest: Manifest) -> str:

@@ -84,6 +84,11 @@ def export(
     triton: Annotated[
         Path, typer.Option(help="With --target triton: the model repository.")
     ] = Path("models"),
+    ort_web: Annotated[
+        Path | None,
+        typer.Option(help="With --target web: the onnxruntime-web package, a folder or its .tgz; "
+                     "npm fetches it if not given."),
+    ] = None,
     sign: Annotated[
         Path | None, typer.Option(help="Private key to sign the bundle with (mmf keygen).")
     ] = None,
@@ -120,7 +125,10 @@ def export(
         samples=samples,
         tune=tune,
         sign_key=sign,
+        ort_web=ort_web,
     )
+    if ort_web is not None and "web" not in names:
+        raise ConfigError("--ort-web goes with --target web only")
     refuse_to_overwrite(request.out, force)
     planned, left_out = make_plan(request, origin.spec)
     _announce(origin, request, planned, left_out)
@@ -233,11 +241,15 @@ def _report(bundle: Bundle, checkpoint: Path | None) -> None:
 
     from mmf_deploy.bundle_tables import tradeoff_table, variants_table
 
+    from .to_web import page_of
+
     console = Console(width=110)
     console.print(variants_table(bundle))
     for table in tradeoff_table(bundle):
         console.print(table)
     typer.echo(f"bundle: {bundle.path} (digest {bundle.digest[:12]})")
+    if page := page_of(bundle):
+        typer.echo(page)
     typer.echo(f"next: mmf-serve {bundle.path}")
     baseline = f" --baseline {shlex.quote(str(checkpoint))}" if checkpoint else ""
     typer.echo(f"      mmf-bench {bundle.path}{baseline}")

@@ -32,6 +32,7 @@ class Request:
         samples: seeds to compare; by the size of the images if None.
         tune: measure the candidate forms of graph here and take the fastest.
         sign_key: private key to sign the manifest with, or None.
+        ort_web: for the target "web", an onnxruntime-web package; npm brings it if None.
     """
 
     source: Path
@@ -49,6 +50,7 @@ class Request:
     samples: int | None = None
     tune: bool = False
     sign_key: Path | None = None
+    ort_web: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import shutil
 from functools import cache
 from itertools import pairwise
@@ -13,7 +14,7 @@ import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
-from mmf_deploy.export import build, measurements
+from mmf_deploy.export import build, measurements, ort_web
 from mmf_deploy.export.assemble import Request, export_bundle
 from mmf_deploy.export.fold import frozen_sampler
 from mmf_deploy.export.origin import Origin, from_checkpoint
@@ -113,6 +114,29 @@ def traces(shared):
 def traced_anew(monkeypatch):
     """``traced_anew()``: from then on the test traces every graph itself."""
     return lambda: monkeypatch.setattr(build, "export_onnx", export_onnx)
+
+
+@pytest.fixture(scope="session")
+def ort_package(tmp_path_factory):
+    """An npm package like onnxruntime-web's, whose files are a few bytes each."""
+    folder = tmp_path_factory.mktemp("npm") / "package"
+    (folder / "dist").mkdir(parents=True)
+    about = {"name": "onnxruntime-web", "version": ort_web.VERSION}
+    (folder / "package.json").write_text(json.dumps(about))
+    for name in ort_web.FILES.values():
+        ending = f"\n//# sourceMappingURL={name}.map\n" if name.endswith(".mjs") else ""
+        (folder / "dist" / name).write_text(f"content of {name};{ending}")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_npm(ort_package, tmp_path_factory):
+    """Whoever exports for browsers finds that package in the cache, and fetches nothing."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ort_web, "cache_directory", lambda: cache)
+        ort_web._write_cache(cache / ort_web.VERSION, ort_web.obtain(ort_package))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from mmf_deploy.export.graph import fixed_inputs
 from mmf_deploy.export.origin import from_checkpoint
 from mmf_deploy.export.parity import compare
 from mmf_deploy.export.reference import reference
+from mmf_deploy.export.to_web import has_page, page_files
 
 from mmf_deploy import bundle as bundles_module
 from mmf_deploy import checkpoint as checkpoints_module
@@ -243,6 +244,8 @@ def test_every_file_of_the_bundle_is_one_that_it_needs(exported):
     found = {f.name for f in bundle.path.iterdir()}
     needed = {v.file for v in bundle.manifest.variants}
     needed |= {"bundle.json", "golden.npz", "README.md", "measured.json"}
+    if has_page(tuple(v.target for v in bundle.manifest.variants), bundle.spec):
+        needed |= page_files(None).keys()
     assert found == needed | ({"samples.png"} if bundle.spec.is_image else set())
     assert bundle.golden().graphs == {
         v.name: sha256(bundle.file(v)) for v in bundle.manifest.variants
