@@ -46,30 +46,29 @@ export class Engine {
     return new Promise((resolve, reject) => {
       const id = this.#next++;
       this.#waiting.set(id, { resolve, reject });
-      this.#worker.postMessage({ id, action, file: this.file, ...asked });
+      this.#worker.postMessage({ id, action, ...asked });
     });
   }
 
-  /** Make a variant of the manifest the current one; a model is fetched once. */
+  /** Get a variant of the manifest ready to run; a model is fetched once. */
   async open(manifest, variant) {
     const { file } = variant;
     const asked = { file, version: manifest.files[file], spec: manifest.spec };
     this.threads = (await this.#ask("open", asked)).threads;
-    this.file = file;
   }
 
   /**
-   * One output of the graph for a batch.
+   * One output of the graph of an open variant, for a batch.
    * @param {{seed: bigint, label: number, guidance?: number, toward?: object}[]} items
    * @returns {Promise<{data: Uint8Array | Float32Array, dims: number[], ms: number}>}
    */
-  run(items, output = "image") {
-    return this.#ask("run", { items, output });
+  run({ file }, items, output = "image") {
+    return this.#ask("run", { file, items, output });
   }
 
   /** Median milliseconds of one image at batch 1, from about so many milliseconds of runs. */
-  latency(milliseconds) {
-    return this.#ask("latency", { milliseconds });
+  latency({ file }, milliseconds) {
+    return this.#ask("latency", { file, milliseconds });
   }
 
   close() {

@@ -44,7 +44,7 @@ export class Journey {
     if (!variant.trajectory) {
       return this.#frames([this.#noise(item), bytes], [0, 1], variant.steps);
     }
-    const { data } = await engine.run([item], "trajectory");
+    const { data } = await engine.run(variant, [item], "trajectory");
     if (turn !== this.#turn) return undefined;
     const points = Array.from({ length: variant.steps + 1 }, (_, k) =>
       toBytes(data.subarray(k * size, (k + 1) * size), shape));

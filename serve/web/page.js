@@ -44,6 +44,7 @@ function fail(error) {
 
 class Page {
   #turn = 0;
+  #opening = 0; // variants on their way
   #writing;
   #each = {}; // milliseconds an image, by file and device: how many to make in one run
 
@@ -123,15 +124,21 @@ class Page {
     }
   }
 
-  /** Have the engine run a variant. */
+  /** Have the engine run a variant; of several that are asked for meanwhile, the last one. */
   async open(variant) {
     const { engine } = this;
     const opened = `${variant.file} ${engine.device}`;
-    if (this.opened === opened) return;
+    this.wanted = opened;
+    if (this.opened === opened && !this.#opening) return;
+    this.#opening++;
     showLoading(true);
-    await engine.open(this.manifest, variant);
-    showLoading(false);
-    if (engine !== this.engine) return;
+    try {
+      await engine.open(this.manifest, variant);
+    } finally {
+      this.#opening--;
+    }
+    if (!this.#opening) showLoading(false);
+    if (this.wanted !== opened) return;
     Object.assign(this, { opened, variant });
     $("status").textContent = "Generating …";
     $("copy").disabled = $("save-grid").disabled = false;
@@ -144,11 +151,11 @@ class Page {
    */
   async #batches(items, onImages) {
     const size = this.manifest.spec.shape.reduce((a, b) => a * b);
-    const { engine, opened } = this;
+    const { engine, opened, variant } = this;
     for (let first = 0; first < items.length; ) {
       const fits = this.#each[opened] ? Math.floor(RUN_MS / this.#each[opened]) : 1;
       const part = items.slice(first, first + Math.max(1, Math.min(BATCH, fits)));
-      const { data, ms } = await engine.run(part);
+      const { data, ms } = await engine.run(variant, part);
       this.#each[opened] = ms / part.length;
       const images = part.map((_, k) => data.subarray(k * size, (k + 1) * size));
       if (!onImages(first, images, ms)) return false;
@@ -178,7 +185,7 @@ class Page {
       if (opened !== this.opened) return;
       this.equal = compare(this.manifest, engine, golden, found);
       // last: by now the browser has compiled what runs often
-      const ms = await engine.latency(LATENCY_MS);
+      const ms = await engine.latency(variant, LATENCY_MS);
       if (opened !== this.opened) return;
       showSpeed(engine, variant, ms, this.measured);
       this.here = ms;

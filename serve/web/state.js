@@ -75,6 +75,11 @@ export function readAddress(params, manifest, offered) {
       return text.trim() && value >= low && value <= high ? value : undefined;
     }, `a number from ${low} to ${high}`);
   }
+  const problem = seedProblem(String(state.seed), itemsOf(state, spec).length);
+  if (problem) {
+    problems.push(problem);
+    state.seed = 0n;
+  }
   return { state, problems };
 }
 

@@ -131,6 +131,32 @@ def test_address_with_values_that_do_not_fit_says_so_and_shows_the_rest(visit, p
         assert part in said
 
 
+def test_who_changes_steps_twice_gets_the_images_of_the_last_choice(visit, page, digits):
+    visit(page, digits, "?seed=3&n=64")
+    waiting = []
+    page.route("**/model.fp32-4step.onnx*", lambda route: waiting.append(route))
+    page.locator("#steps").get_by_label("4", exact=True).check()
+    while not waiting:  # the four steps are on their way
+        page.wait_for_timeout(10)
+    page.locator("#steps").get_by_label("1", exact=True).check()
+    waiting[0].continue_()
+    page.wait_for_selector("#status:has-text('64 images in')")
+    shown(page, "steps=1")
+    page.wait_for_timeout(300)  # what came too late would be seen by now
+    noise = gaussian_batch(list(range(3, 67)), digits.spec.shape)
+    server = expected(digits, noise, [seed % 10 for seed in range(3, 67)])
+    assert levels(pixels(page), server) <= LEVELS
+    assert "one evaluation" in page.inner_text("#journey-caption")
+    assert "model.fp32.onnx" in page.inner_text("#facts")
+
+
+@pytest.mark.parametrize("query", [f"?seed={MAX_SEED}", f"?seed={MAX_SEED - 2}&n=4"])
+def test_address_whose_last_seed_does_not_exist_says_so(visit, page, digits, query):
+    visit(page, digits, query)
+    shown(page, "seed=0&")
+    assert "the seed may be at most" in page.inner_text("#seed-problem")
+
+
 @pytest.mark.parametrize("text", ["letters", "-1", "1.5", "", str(MAX_SEED + 1)])
 def test_seed_that_is_none_is_a_sentence_beside_the_field_and_loses_nothing(
     visit, page, digits, text
