@@ -2,17 +2,21 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := train,export,serve,client,cpu,openvino,bench
+EXTRAS := train,export,serve,client,cpu,openvino,bench,demo
 
-.PHONY: quickstart test test-ray check-image lint format bench-serve bench-cifar10 bench-cifar10-gpu bench-digits export-study bench-step objectives results digits-bundle \
+.PHONY: quickstart test test-ray demo web screenshots bench-demo check-image lint format bench-serve bench-cifar10 bench-cifar10-gpu bench-digits export-study bench-step objectives results digits-bundle \
 	clean help
 
 help:
 	@echo "make quickstart     train, export, benchmark and serve digits (minutes on two cores)"
 	@echo "make test           lint, types and the default test suite"
+	@echo "make demo           open the demo on http://127.0.0.1:7860"
+	@echo "make web            write the page that generates digits in a browser to bundles/digits-web"
+	@echo "make screenshots    the pictures of both in docs/images, taken by their tests in Chromium"
 	@echo "make test-ray       the tests with real Ray: two replicas, one killed under load"
 	@echo "make check-image    lint the Dockerfile, run its install lines and what they install"
 	@echo "make bench-serve    the service against its engine, under overload, and against LitServe"
+	@echo "make bench-demo     clicks in the demo, and the browser page from load to first image"
 	@echo "make bench-cifar10  latency of the 55.9M CIFAR-10 network against PyTorch (10 minutes)"
 	@echo "make bench-digits   latency of every variant of the digits network"
 	@echo "make bench-cifar10-gpu  the same on an NVIDIA GPU, batch 1 to 256"
@@ -27,6 +31,23 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+demo: $(VENV)/.installed
+	$(BIN)/mmf demo
+
+web: $(VENV)/.installed
+	$(BIN)/mmf train digits --out runs/digits
+	$(BIN)/mmf export runs/digits --out bundles/digits-web --force \
+		--target web --precision fp16 --steps 1,2,4
+
+screenshots: $(VENV)/.installed-dev
+	MMF_REQUIRE_BROWSER=1 MMF_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/browser \
+		-k screenshot
+
+bench-demo: $(VENV)/.installed-dev web
+	$(BIN)/python benchmarks/demo_latency.py
+	$(BIN)/python benchmarks/web_page.py bundles/digits-web
+	$(BIN)/python benchmarks/render.py
 
 check-image: $(VENV)/.installed-dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" deploy/check_image.sh
@@ -109,7 +130,8 @@ results: bench-cifar10 bench-digits export-study
 
 digits-bundle: $(VENV)/.installed
 	$(BIN)/mmf train digits --out runs/digits
-	$(BIN)/mmf export runs/digits --out mmf_deploy/assets/digits --force
+	$(BIN)/mmf export runs/digits --out mmf_deploy/assets/digits --force \
+		--precision fp32,int8 --steps 1,2,4
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -311,6 +311,31 @@ def web_page(found: dict[str, Any]) -> str:
     )
 
 
+def demo(found: dict[str, Any]) -> str:
+    """Clicks in the demo, and ten users at once."""
+    machine, versions, many = found["machine"], found["versions"], found["many_users"]
+    head = (
+        f"{machine['cores']} cores ({machine['cpu']}), which Chromium {versions['chromium']} "
+        f"without a GPU shares, by\n`{found['command']}`\n"
+        "([results](../benchmarks/results/demo-cpu.json)): from the click on *New seed* until the "
+        "images are painted.\n\n"
+        "| | click, median | engine | beyond it, median | p90 |\n|---|---|---|---|---|\n"
+    )
+    rows = [
+        f"| {row['images']} image{'s' if row['images'] > 1 else ''}, {row['clicks']} clicks "
+        f"| {row['click_ms']['p50']:.0f} ms | {row['engine_ms']['p50']:.1f} ms "
+        f"| {row['beyond_engine_ms']['p50']:.0f} ms | {row['beyond_engine_ms']['p90']:.0f} ms |"
+        for row in found["one_user"]
+    ]
+    end = (
+        f"\n\n{many['users']} pages of this one browser that click all the time, 16 images each: "
+        f"{many['clicks']} clicks,\n{many['errors']} errors, median "
+        f"{many['click_ms']['p50']:.0f} ms, p90 {many['click_ms']['p90']:.0f} ms. "
+        f"From the command to the page: {found['ready_s']:.1f} s."
+    )
+    return head + "\n".join(rows) + end
+
+
 @dataclass(frozen=True)
 class Section:
     """A table between two markers of a page.
@@ -336,6 +361,7 @@ SECTIONS = {
     "bench-step": Section("docs/objective.md", "bench-step-cpu.json", bench_step),
     "service": Section("README.md", "serve-cpu.json", service),
     "litserve": Section("docs/benchmark-serve.md", "litserve-cpu.json", litserve),
+    "demo": Section("docs/demo.md", "demo-cpu.json", demo),
     "web-page": Section("docs/web.md", "web-page-cpu.json", web_page),
 }
 PAGES = tuple(dict.fromkeys(section.page for section in SECTIONS.values()))

@@ -28,6 +28,7 @@ COMMANDS = {
     ),
     "serve": ("mmf_deploy.serve.cli", "Serve a bundle over HTTP."),
     "api-keys": ("mmf_deploy.serve.keys_cli", "Add, list and revoke the API keys of a service."),
+    "demo": ("mmf_deploy.serve.demo.cli", "Open a bundle, or a service, in the browser."),
     "bench": ("mmf_deploy.serve.bench_cli", "Measure latency per image against PyTorch."),
     "bench-serve": (
         "mmf_deploy.serve.load_cli",
@@ -147,6 +148,11 @@ def main_serve() -> None:
 def main_bench() -> None:
     """Entry point of `mmf-bench`."""
     _guarded(lambda args: _run_app(COMMANDS["bench"][0], "mmf-bench", args))
+
+
+def main_demo() -> None:
+    """Entry point of `mmf-demo`."""
+    _guarded(lambda args: _run_app(COMMANDS["demo"][0], "mmf-demo", args))
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ def _next_commands(bundle: Path) -> None:
     typer.echo("\nNext")
     for line, what in (
         (f"{mmf} serve {bundle}", "a service on http://127.0.0.1:8000, its pages at /docs"),
+        (f"{mmf} demo {bundle}", "play with it on http://127.0.0.1:7860"),
         (f"{mmf} sample {bundle} --label 7 --seeds 0-99", "sevens, as samples.png"),
         (f"{mmf} inspect {bundle}", "what is in the bundle"),
         (f"{mmf} train digits --set objective.lam=0 --out runs/lambda0", "another objective"),

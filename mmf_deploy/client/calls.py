@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from mmf_deploy import images, noise
 from mmf_deploy.errors import ConfigError, RequestError
@@ -179,6 +179,10 @@ def base_url(url: str) -> str:
     """
     if not re.fullmatch(r"https?://[^/?#\s]+[^?#\s]*", url):
         raise ConfigError(f"url {url!r}: expected {ADDRESS}")
+    try:
+        urlsplit(url).port  # noqa: B018  it is read when it is asked for
+    except ValueError as e:
+        raise ConfigError(f"url {url!r}: {e}; expected {ADDRESS}") from None
     return url.rstrip("/")
 
 
