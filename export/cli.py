@@ -250,6 +250,8 @@ def _report(bundle: Bundle, checkpoint: Path | None) -> None:
     typer.echo(f"bundle: {bundle.path} (digest {bundle.digest[:12]})")
     if page := page_of(bundle):
         typer.echo(page)
-    typer.echo(f"next: mmf-serve {bundle.path}")
+    path = shlex.quote(str(bundle.path))
+    typer.echo(f"next: mmf-serve {path}")
     baseline = f" --baseline {shlex.quote(str(checkpoint))}" if checkpoint else ""
-    typer.echo(f"      mmf-bench {bundle.path}{baseline}")
+    typer.echo(f"      mmf-demo {path}")
+    typer.echo(f"      mmf-bench {path}{baseline}")

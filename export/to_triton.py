@@ -148,7 +148,9 @@ def _refuse_to_overwrite(path: Path, force: bool) -> None:
 def _tensors(path: Path) -> tuple[list[Tensor], list[Tensor]]:
     """Inputs and outputs of a graph, as Triton checks them when it loads the model."""
     graph = onnx.load(path, load_external_data=False).graph
-    return [_of(v, path) for v in graph.input], [_of(v, path) for v in graph.output]
+    # whoever names no outputs gets all that are listed; nobody generates for the way there
+    outputs = [v for v in graph.output if v.name != "trajectory"]
+    return [_of(v, path) for v in graph.input], [_of(v, path) for v in outputs]
 
 
 def _of(value: onnx.ValueInfoProto, path: Path) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from .asked import all_steps
-from .backend import About
+from .backend import INSIDE, About
 
 PATHS = """
 <svg viewBox="0 0 420 150" role="img" aria-labelledby="mmf-paths">
@@ -43,7 +43,7 @@ def header(about: About) -> str:
     """Name, what is seen here in two sentences, and how it works behind a summary."""
     size = f"{about.spec.shape[2]} × {about.spec.shape[1]}"
     classes = f", {about.spec.classes} classes" if about.spec.conditional else ""
-    where = "in this process" if about.where == "in this process" else f"at {about.where}"
+    where = INSIDE if about.where == INSIDE else f"at {about.where}"
     return f"""
 <header class="mmf-header">
 <p class="mmf-name"><b>{escape(about.name)}</b> {size} pixels{classes} · {escape(where)}</p>

@@ -108,7 +108,9 @@ class Page:
         if name != "interpolate":
             return _html("", f"mmf-{name}")
 
-        async def animation(query: str) -> dict[str, str]:
+        async def animation(query: object) -> dict[str, str]:
+            if not isinstance(query, str):
+                return {"error": "expected the query of a link"}
             return await view_interpolate.animation(self.backend, dict(parse_qsl(query)))
 
         return _html(

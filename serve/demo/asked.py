@@ -16,6 +16,9 @@ COUNTS = (1, 4, 16, 64)
 FRAMES = (8, 48)
 """Fewest and most frames of an interpolation."""
 
+PAGE_PIXELS = 1 << 21
+"""Of all images of a page together."""
+
 EACH = -1
 """The control's value for "each image its own class"."""
 
@@ -63,9 +66,15 @@ def sentence(error: MMFError) -> str:
     return str(error)
 
 
+def most_images(about: About) -> int:
+    """How many images a page can show: large ones make it heavy."""
+    _, height, width = about.spec.shape
+    return max(2, min(about.max_images, PAGE_PIXELS // (height * width)))
+
+
 def counts(about: About) -> list[int]:
     """The numbers of images to choose from."""
-    return [count for count in COUNTS if count <= about.max_images] or [1]
+    return [count for count in COUNTS if count <= most_images(about)]
 
 
 def default_count(about: About) -> int:
@@ -75,7 +84,7 @@ def default_count(about: About) -> int:
 
 def frame_range(about: About) -> tuple[int, int]:
     """Fewest and most frames that can be asked for."""
-    most = max(2, min(FRAMES[1], about.max_images))
+    most = min(FRAMES[1], most_images(about))
     return min(FRAMES[0], most), most
 
 

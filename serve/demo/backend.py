@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Maker = Callable[[], list[Engine]]
 
+INSIDE = "in this process"
+"""Where a service is that has no address."""
+
 TRIES = 2
 """Attempts after the first: a person is waiting."""
 
@@ -60,7 +63,7 @@ class About:
 
     Attributes:
         name: of the bundle.
-        where: "in this process", or the service's address.
+        where: ``INSIDE``, or the service's address.
         offers: models of one and the same spec; the first is the default.
         measured: what the export measured (``mmf_deploy.measured``); may be empty.
         quality: what the training measured; may be empty.
@@ -126,7 +129,7 @@ def local(path: Path, threads: int | None = None) -> Iterator[Backend]:
     found = bundles.load(path)
     sources = _sources(found, threads)
     with _running() as loop, _entered(loop, _service(sources)) as client:
-        yield _backend(loop, client, "in this process")
+        yield _backend(loop, client, INSIDE)
 
 
 @contextmanager

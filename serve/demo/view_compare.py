@@ -15,7 +15,7 @@ from mmf_deploy.spec import SampleSpec
 
 from . import permalink
 from .asked import Asked
-from .backend import Backend, Offer
+from .backend import INSIDE, Backend, Offer
 from .markup import described, links, ms, note, picture, plural
 
 IMAGES = 8
@@ -33,8 +33,14 @@ async def render(backend: Backend, asked: Asked) -> str:
     """
     about = backend.about
     if len(about.offers) < 2:
+        variant = about.offers[0].variant
+        if about.where != INSIDE:
+            return note(
+                f"This service makes images with one variant ({variant}). Open a bundle to compare "
+                "all that it has: mmf demo BUNDLE"
+            )
         return note(
-            f"{about.name} has one variant ({about.offers[0].variant}). Export several to compare "
+            f"{about.name} has one variant ({variant}). Export several to compare "
             "them: mmf-export CHECKPOINT --precision fp32,int8"
         )
     count = min(IMAGES, about.max_images)

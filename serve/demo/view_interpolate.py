@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 from collections.abc import Mapping
@@ -18,6 +19,9 @@ from .backend import Backend
 from .markup import file_name, links, ms, picture, plural
 
 FPS = 12
+
+ANIMATIONS = asyncio.Semaphore(2)
+"""Files that are made at the same time."""
 
 LARGE = 256
 """Height in pixels that the animation's file is brought to, about."""
@@ -85,7 +89,10 @@ async def animation(backend: Backend, query: Mapping[str, str]) -> dict[str, str
         made = await _frames(backend, asked)
     except MMFError as e:
         return {"error": sentence(e)}
-    return {"data": "data:image/webp;base64," + base64.b64encode(webp(made)).decode()}
+    # beside the loop that answers everybody, and few at a time
+    async with ANIMATIONS:
+        content = await asyncio.to_thread(webp, made)
+    return {"data": "data:image/webp;base64," + base64.b64encode(content).decode()}
 
 
 def webp(made: Images) -> bytes:

@@ -18,10 +18,11 @@ from mmf_deploy.serve.demo import (
     view_latency,
     view_trajectory,
 )
-from mmf_deploy.serve.demo.asked import Asked, sentence
+from mmf_deploy.serve.demo.asked import Asked, counts, frame_range, sentence
 from PIL import Image
 
 from mmf_deploy.errors import BusyError, RequestError, ServiceError, UnreachableError
+from mmf_deploy.spec import SampleSpec
 from tests.serve.demo.conftest import about, offer
 
 MEASURED = {
@@ -90,6 +91,18 @@ def test_compare_needs_two_variants_and_says_how_to_get_them(toy):
     found = shown(view_compare.render, toy(), asked())
     assert "toy has one variant (fp32)" in found
     assert "mmf-export CHECKPOINT --precision fp32,int8" in found
+    found = shown(view_compare.render, toy(where="http://127.0.0.1:8000"), asked())
+    assert "This service makes images with one variant (fp32)" in found
+    assert "mmf demo BUNDLE" in found
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "frames"), [(8, 64, 48), (64, 64, 48), (256, 16, 32), (2048, 1, 2)]
+)
+def test_large_images_come_in_smaller_numbers(size, most, frames):
+    found = about(SampleSpec(shape=(3, size, size)))
+    assert counts(found)[-1] == most
+    assert frame_range(found)[1] == frames
 
 
 def test_compare_measures_the_difference_on_the_same_seeds(toy):
