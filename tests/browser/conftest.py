@@ -134,8 +134,13 @@ def watch(page, complaints):
     """Collect what a page complains of; a test that provokes an error removes its line."""
     page.complaints = complaints
     page.on("pageerror", lambda e: complaints.append(f"script: {e}"))
-    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+    page.on("console", lambda m: complaints.append(m.text) if is_error(m) else None)
     page.on("request", lambda r: complaints.append(r.url) if elsewhere(r.url) else None)
+
+
+def is_error(message):
+    """Whether a console says that something went wrong; leaving a page breaks off what it reads."""
+    return message.type == "error" and not message.text.startswith("AbortError")
 
 
 def elsewhere(url):
