@@ -173,6 +173,7 @@ class Net(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_export_for_the_web_is_a_page_that_generates(visit, page, tmp_path, digits):
     (tmp_path / "users_net.py").write_text(NETWORK)
     main = "from mmf_deploy.cli import main_export; main_export()"
