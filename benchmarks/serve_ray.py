@@ -113,8 +113,13 @@ def served(arguments: list[str], environment: dict[str, str]) -> Iterator[tuple[
 
 def replicas(pid: int) -> list[psutil.Process]:
     """The processes of Ray's replicas below one that was started here."""
-    below = psutil.Process(pid).children(recursive=True)
-    return [p for p in below if p.cmdline()[:1] == ["ray::ServeReplica:mmf:Images"]]
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        # while it works, the title ends in the method: "….handle_request", "….check_health"
+        title = "".join(process.cmdline()[:1])
+        if title.split(".")[0] == "ray::ServeReplica:mmf:Images":
+            found.append(process)
+    return found
 
 
 async def turn(url: str, expected: NDArray[np.uint8], workers: int) -> Load:
