@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from mmf_deploy.serve.bench_worker import Setting, Subject, Worker
-from mmf_deploy.serve.load import Client, Load
-from mmf_deploy.serve.load_check import Check, reference
-from mmf_deploy.serve.load_child import Child, mmf_serve
-from mmf_deploy.serve.load_report import Level, level
-from mmf_deploy.serve.load_session import describe
-from mmf_deploy.serve.load_wire import wire
+from mmf_deploy.serve.bench.worker import Setting, Subject, Worker
+from mmf_deploy.serve.load.check import Check, reference
+from mmf_deploy.serve.load.child import Child, mmf_serve
+from mmf_deploy.serve.load.client import Client, Load
+from mmf_deploy.serve.load.report import Level, level
+from mmf_deploy.serve.load.session import describe
+from mmf_deploy.serve.load.wire import wire
 
 from mmf_deploy.bundle import Bundle
 from mmf_deploy.engines.base import BUCKETS, EngineOptions

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmf_deploy.serve.load import Load
-from mmf_deploy.serve.load_child import mmf_serve
-from mmf_deploy.serve.load_pace import client_cost, run_async
-from mmf_deploy.serve.load_session import Plan, Subject, measure, versions
+from mmf_deploy.serve.load.child import mmf_serve
+from mmf_deploy.serve.load.client import Load
+from mmf_deploy.serve.load.pace import client_cost, run_async
+from mmf_deploy.serve.load.session import Plan, Subject, measure, versions
 from serve_measure import Accounts, load_average, median, pair
 
 from mmf_deploy import bundle as bundles

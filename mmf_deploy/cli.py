@@ -29,9 +29,9 @@ COMMANDS = {
     "serve": ("mmf_deploy.serve.cli", "Serve a bundle over HTTP."),
     "api-keys": ("mmf_deploy.serve.keys_cli", "Add, list and revoke the API keys of a service."),
     "demo": ("mmf_deploy.serve.demo.cli", "Open a bundle, or a service, in the browser."),
-    "bench": ("mmf_deploy.serve.bench_cli", "Measure latency per image against PyTorch."),
+    "bench": ("mmf_deploy.serve.bench.cli", "Measure latency per image against PyTorch."),
     "bench-serve": (
-        "mmf_deploy.serve.load_cli",
+        "mmf_deploy.serve.load.cli",
         "Load a service and check every image that comes back.",
     ),
     "bench-step": ("mmf_deploy.training.bench_step_cli", "Measure what a training step costs."),

@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmf_deploy.serve.load import Client, Load
-from mmf_deploy.serve.load_check import Check, reference
-from mmf_deploy.serve.load_child import Child, mmf_serve
-from mmf_deploy.serve.load_pace import client_cost, run_async
-from mmf_deploy.serve.load_report import Level, level
-from mmf_deploy.serve.load_session import versions
-from mmf_deploy.serve.load_wire import Native
+from mmf_deploy.serve.load.check import Check, reference
+from mmf_deploy.serve.load.child import Child, mmf_serve
+from mmf_deploy.serve.load.client import Client, Load
+from mmf_deploy.serve.load.pace import client_cost, run_async
+from mmf_deploy.serve.load.report import Level, level
+from mmf_deploy.serve.load.session import versions
+from mmf_deploy.serve.load.wire import Native
 
 from mmf_deploy import bundle as bundles
 from mmf_deploy import files, machine

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmf_deploy.serve.bench import Plan, Report, Row, _rows, measure
-from mmf_deploy.serve.bench_cli import _command
-from mmf_deploy.serve.bench_plot import best_rows, plot
-from mmf_deploy.serve.bench_worker import Setting, Subject, Worker
+from mmf_deploy.serve.bench.cli import _command
+from mmf_deploy.serve.bench.measure import Plan, Report, Row, _rows, measure
+from mmf_deploy.serve.bench.plot import best_rows, plot
+from mmf_deploy.serve.bench.worker import Setting, Subject, Worker
 from PIL import Image
 
 from mmf_deploy import bundle as bundles

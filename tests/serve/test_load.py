@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 from aiohttp import web
-from mmf_deploy.serve.load import Client, Load
-from mmf_deploy.serve.load_check import Check, reference
-from mmf_deploy.serve.load_pace import arrivals, client_cost, clock, run_async
-from mmf_deploy.serve.load_report import level
-from mmf_deploy.serve.load_session import Plan, Subject, measure
-from mmf_deploy.serve.load_wire import Native
+from mmf_deploy.serve.load.check import Check, reference
+from mmf_deploy.serve.load.client import Client, Load
+from mmf_deploy.serve.load.pace import arrivals, client_cost, clock, run_async
+from mmf_deploy.serve.load.report import level
+from mmf_deploy.serve.load.session import Plan, Subject, measure
+from mmf_deploy.serve.load.wire import Native
 
 from mmf_deploy import bundle as bundles
 from mmf_deploy.spec import SampleSpec

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from mmf_deploy.serve.load_cli import app, verdict
-from mmf_deploy.serve.load_report import Outcome, Run, level
+from mmf_deploy.serve.load.cli import app, verdict
+from mmf_deploy.serve.load.report import Outcome, Run, level
 
 from mmf_deploy.errors import MMFError, ParityError, ServiceError
 

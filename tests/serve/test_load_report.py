@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from mmf_deploy.serve.load_check import Tally
-from mmf_deploy.serve.load_plot import plot
-from mmf_deploy.serve.load_report import (
+from mmf_deploy.serve.load.check import Tally
+from mmf_deploy.serve.load.plot import plot
+from mmf_deploy.serve.load.report import (
     Outcome,
     Report,
     Run,
@@ -14,7 +14,7 @@ from mmf_deploy.serve.load_report import (
     server_ms,
     summary,
 )
-from mmf_deploy.serve.load_table import notes
+from mmf_deploy.serve.load.table import notes
 from PIL import Image
 
 

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from yarl import URL
 
-from .load_check import Check, Tally
-from .load_child import Child, busy_s
-from .load_pace import arrivals, clock, paced
-from .load_report import Outcome, Run, Sent
-from .load_wire import JSON_PART, Asked, Wire
+from .check import Check, Tally
+from .child import Child, busy_s
+from .pace import arrivals, clock, paced
+from .report import Outcome, Run, Sent
+from .wire import JSON_PART, Asked, Wire
 
 TICK_S = 0.25
 HELD_BYTES = 256 << 20

@@ -13,8 +13,8 @@ from mmf_deploy.errors import ConfigError, ParityError, ServiceError, require
 from mmf_deploy.progress import TaskProgress
 
 if TYPE_CHECKING:
-    from .load_report import Report
-    from .load_session import Plan, Subject
+    from .report import Report
+    from .session import Plan, Subject
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -89,16 +89,16 @@ def bench_serve(
     require("aiohttp", "bench")
     from mmf_deploy.engines.base import EngineOptions
 
-    from .load import Load
-    from .load_pace import run_async
-    from .load_session import Plan, Subject, measure
+    from .client import Load
+    from .pace import run_async
+    from .session import Plan, Subject, measure
 
     for flag, value in (("--seconds", seconds), ("--timeout", timeout), ("--overload", overload),
                         ("--deadline-ms", deadline_ms)):  # fmt: skip
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(f"{flag} {value:g}: expected more than 0")
     if out is not None:
-        from .bench_output import prepare
+        from mmf_deploy.results import prepare
 
         prepare(out)
     url, bundle = _target(target, check)
@@ -131,7 +131,7 @@ def bench_serve(
     command = _command(ctx)
     with _Progress(plan.levels) as progress:
         report = run_async(lambda: measure(subject, plan, load, command, progress.at))
-    from .load_table import show
+    from .table import show
 
     show(report)
     if out is not None:
@@ -207,10 +207,16 @@ class _Progress(TaskProgress):
 
 
 def _write(report: Report, out: Path) -> None:
-    from .bench_output import write
-    from .load_plot import plot
+    import json
 
-    typer.echo(write(out, "load", report.as_dict(), lambda path: plot(report, path)))
+    from mmf_deploy import files
+
+    from .plot import plot
+
+    data, picture = out / "load.json", out / "load.png"
+    files.write_atomic(data, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
+    plot(report, picture)
+    typer.echo(f"written: {data}, {picture}")
 
 
 def verdict(report: Report) -> None:

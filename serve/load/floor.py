@@ -1,7 +1,7 @@
 """A server that does nothing: what the load generator itself costs shows against it.
 
 It reads requests with a Content-Length and answers 200 with as many bytes as it was told.
-`python -m mmf_deploy.serve.load_floor 192`
+`python -m mmf_deploy.serve.load.floor 192`
 """
 
 from __future__ import annotations

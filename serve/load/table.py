@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .load_report import Level, Report
+from .report import Level, Report
 
 WIDTH = 118
 QUIET = 0.2

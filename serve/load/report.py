@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .load_check import Tally
+from .check import Tally
 
 
 class Outcome(enum.StrEnum):

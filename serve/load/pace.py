@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from yarl import URL
 
-from .load_child import Child
+from .child import Child
 
 clock = time.perf_counter
 T = TypeVar("T")
@@ -68,7 +68,7 @@ def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 async def client_cost(body: bytes, reply_bytes: int, seconds: float = 0.4) -> dict[str, float]:
     """What a request costs the generator itself, against a server that does nothing."""
-    command = [sys.executable, "-m", "mmf_deploy.serve.load_floor", str(reply_bytes)]
+    command = [sys.executable, "-m", "mmf_deploy.serve.load.floor", str(reply_bytes)]
     with Child(command) as nothing:
         async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
             url, cpu_s = URL(nothing.url), 0.0

@@ -13,7 +13,7 @@ from mmf_deploy.errors import ConfigError, nearest
 from mmf_deploy.progress import TaskProgress
 
 if TYPE_CHECKING:
-    from .bench import Report
+    from .measure import Report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -57,12 +57,12 @@ def bench(
     from mmf_deploy.embedded import digits_bundle
     from mmf_deploy.machine import available_cores
 
-    from .bench import Plan, measure
+    from .measure import Plan, measure
 
     if not seconds > 0:
         raise ConfigError(f"--seconds {seconds:g}: expected more than 0")
     if out is not None:
-        from .bench_output import prepare
+        from mmf_deploy.results import prepare
 
         prepare(out)
     sizes = _integers("--batches", batches)
@@ -190,7 +190,13 @@ def _ratio(ratio: float | None) -> str:
 
 
 def _write(report: Report, out: Path) -> None:
-    from .bench_output import write
-    from .bench_plot import plot
+    import json
 
-    typer.echo(write(out, "bench", report.as_dict(), lambda path: plot(report, path)))
+    from mmf_deploy import files
+
+    from .plot import plot
+
+    data, picture = out / "bench.json", out / "bench.png"
+    files.write_atomic(data, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
+    plot(report, picture)
+    typer.echo(f"written: {data}, {picture}")

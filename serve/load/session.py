@@ -18,12 +18,12 @@ from mmf_deploy.engines.base import EngineOptions
 from mmf_deploy.errors import ConfigError, ServiceError, UnreachableError
 from mmf_deploy.spec import SampleSpec
 
-from .load import Client, Load
-from .load_check import POOL, Check, reference
-from .load_child import Child, mmf_serve
-from .load_pace import client_cost
-from .load_report import Level, Report, level
-from .load_wire import Asked, wire
+from .check import POOL, Check, reference
+from .child import Child, mmf_serve
+from .client import Client, Load
+from .pace import client_cost
+from .report import Level, Report, level
+from .wire import Asked, wire
 
 OF_CAPACITY = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 CAPACITY_S = 10.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmf_deploy.errors import require
 
-from .bench import BASELINE, EAGER, Report, Row
+from .measure import BASELINE, EAGER, Report, Row
 
 GREY = "#8c8c8c"
 MANY = 3

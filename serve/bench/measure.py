@@ -18,7 +18,7 @@ from mmf_deploy.bundle import Bundle, Variant
 from mmf_deploy.engines.base import EngineOptions, engine_class
 from mmf_deploy.errors import ConfigError
 
-from .bench_worker import Setting, Subject, Worker
+from .worker import Setting, Subject, Worker
 
 BASELINE = "pytorch"
 EAGER = "eager fp32"

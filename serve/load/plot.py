@@ -7,8 +7,8 @@ from typing import Any
 
 from mmf_deploy.errors import require
 
-from .bench_plot import COLOURS, GREY
-from .load_report import Level, Report
+from ..bench.plot import COLOURS, GREY
+from .report import Level, Report
 
 QUANTILES = ("p50", "p90", "p99")
 

@@ -1,0 +1,1 @@
+"""`mmf bench`: latency per image, against PyTorch and against what the machine can do."""

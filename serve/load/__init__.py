@@ -1,0 +1,1 @@
+"""`mmf bench-serve`: load a service, and check every image that comes back."""

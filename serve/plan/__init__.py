@@ -1,0 +1,1 @@
+"""`mmf plan`: how many replicas a rate of requests needs."""
