@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +14,7 @@ from mmf_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
     from mmf_deploy.engines.base import Engine
+    from mmf_deploy.results import Result, Table
     from mmf_deploy.selftest import Selftest
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -48,11 +48,15 @@ def selftest(
     cache: Annotated[
         Path | None, typer.Option(help="Directory for what is compiled on this machine.")
     ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, help="Leave out larger batches than this.")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Time per bucket, after the checks.")] = 0.3,
-    out: Annotated[Path | None, typer.Option(help="A .json file for the result.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A .json file; a .md comes with it.")] = None,
 ) -> None:
     """Check an engine on this machine against the golden images, in every batch size; time it."""
     from mmf_deploy import bundle as bundles
+    from mmf_deploy import results
     from mmf_deploy.embedded import digits_bundle
     from mmf_deploy.engines.base import EngineOptions, open_engine
     from mmf_deploy.progress import TaskProgress
@@ -62,17 +66,18 @@ def selftest(
         raise ConfigError(f"--seconds {seconds:g}: expected more than 0")
     if out is not None and (out.suffix != ".json" or out.is_dir()):
         raise ConfigError(f"--out {out}: expected the name of a file that ends in .json")
-    options = EngineOptions(device, threads, checkpoint, mode, cache)
-    found = bundles.load(bundle or digits_bundle())
-    opened = open_engine(engine, found, variant, options)
-    typer.echo(f"self-test of {_subject(opened)} with {found.manifest.name}")
+    options = EngineOptions(device, threads, checkpoint, mode, cache, max_batch)
+    given = bundles.load(bundle or digits_bundle())
+    opened = open_engine(engine, given, variant, options)
+    typer.echo(f"self-test of {_subject(opened)} with {given.manifest.name}")
     with opened, TaskProgress("%", 100) as progress:
-        result = run_selftest(opened, seconds, progress.show)
-    _table(result)
+        found = run_selftest(opened, seconds, progress.show)
+    result = _result(opened, found)
+    result.tables[0].print()
     if out is not None:
-        _write(out, opened, result)
-        typer.echo(f"written: {out}")
-    typer.echo(_verdict(opened, result))
+        results.prepare(out.parent, pictures=False)
+        typer.echo(results.write(out.parent, out.stem, result))
+    typer.echo(_verdict(opened, found))
 
 
 def _subject(engine: Engine) -> str:
@@ -88,44 +93,64 @@ def _verdict(engine: Engine, result: Selftest) -> str:
     )
 
 
-def _table(result: Selftest) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _table(found: Selftest) -> Table:
+    from mmf_deploy.results import Table
 
-    table = Table(title="a call, arrays in to arrays out", title_justify="left")
-    for column in ("batch", "bucket", "difference", "median ms", "p90 ms", "images/s"):
-        table.add_column(column, justify="right")
-    for row in result.rows:
+    timed = any(row.device_ms is not None for row in found.rows)
+    columns = ["batch", "bucket", "difference", "median ms", "p90 ms", "images/s"]
+    rows = []
+    for row in found.rows:
         times = (row.median_ms, row.p90_ms)
-        table.add_row(
+        cells = [
             str(row.batch),
             str(row.bucket),
             f"{row.difference:g}",
             *("" if ms is None else f"{ms:.3f}" for ms in times),
             "" if row.images_per_s is None else f"{row.images_per_s:,.0f}",
-        )
-    Console(width=100).print(table)
+        ]
+        if timed:
+            cells.append("" if row.device_ms is None else f"{row.device_ms:.3f}")
+        rows.append(cells)
+    notes = [
+        f"differences to the same samples computed one by one, {found.unit}; allowed: "
+        f"{found.allowed}"
+    ]
+    if found.memory_mb is not None:
+        notes.append(f"most device memory: {found.memory_mb:,.0f} MB")
+    return Table(
+        "a call, arrays in to arrays out",
+        [*columns, "device ms"] if timed else columns,
+        rows,
+        notes,
+        left=0,
+    )
 
 
-def _write(out: Path, engine: Engine, result: Selftest) -> None:
-    from mmf_deploy import files, machine
+def _result(engine: Engine, found: Selftest) -> Result:
+    from mmf_deploy import machine
+    from mmf_deploy.results import Result
 
-    record: dict[str, Any] = {
-        "command": shlex.join(["mmf", "selftest", *sys.argv[2:]]),
-        "bundle": engine.bundle.manifest.name,
-        "digest": engine.bundle.digest,
-        "engine": engine.name,
-        "mode": engine.mode,
-        "variant": engine.variant.name,
-        "precision": engine.precision,
-        "device": engine.device,
-        # what an engine knows of its own device, where it does
-        "device_facts": engine.about,
-        "machine": machine.describe(),
-        "versions": _versions(),
-        "result": result.as_dict(),
-    }
-    files.write_atomic(out, (json.dumps(record, indent=1) + "\n").encode())
+    about = {"gpu": engine.about["gpu"]} if "gpu" in engine.about else {}
+    return Result(
+        kind="selftest",
+        title=f"Self-test of {_subject(engine)}, {engine.bundle.manifest.name}",
+        command=shlex.join(["mmf", "selftest", *sys.argv[2:]]),
+        machine=machine.describe() | about,
+        versions=_versions(),
+        tables=[_table(found)],
+        content={
+            "bundle": engine.bundle.manifest.name,
+            "digest": engine.bundle.digest,
+            "engine": engine.name,
+            "mode": engine.mode,
+            "variant": engine.variant.name,
+            "precision": engine.precision,
+            "device": engine.device,
+            # what an engine knows of its own device, where it does
+            "device_facts": engine.about,
+            "result": found.as_dict(),
+        },
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmf_deploy.bundle import load
 from mmf_deploy.embedded import digits_bundle
-from mmf_deploy.engines.base import Engine, EngineOptions, open_engine
+from mmf_deploy.engines.base import BUCKETS, Engine, EngineOptions, open_engine
 from mmf_deploy.errors import MMFError
 
 from .model import Source
@@ -54,7 +54,15 @@ def engines_of(path: Path, settings: Settings) -> list[Engine]:
         MMFError: the bundle is missing, corrupt or of another kind, or has no such variant.
     """
     bundle = load(path)
-    options = EngineOptions(settings.device, settings.threads, settings.checkpoint, settings.mode)
+    options = EngineOptions(
+        settings.device,
+        settings.threads,
+        settings.checkpoint,
+        settings.mode,
+        # on a GPU engines take 512 at once; preparing so much in the first burst would take
+        # seconds and gigabytes
+        max_batch=BUCKETS[-1],
+    )
     main = open_engine(settings.engine, bundle, settings.variant, options)
     engines, seen = [main], {main.variant.steps}
     for other in bundle.manifest.variants:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import abc
 import importlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -18,30 +17,14 @@ from numpy.typing import NDArray
 
 from mmf_deploy.bundle import Bundle, Variant
 from mmf_deploy.engines import ENGINES
-from mmf_deploy.errors import EngineError, ShapeError, nearest
+from mmf_deploy.engines.buckets import BUCKETS, at_most
+from mmf_deploy.engines.inputs import check_inputs
+from mmf_deploy.engines.options import EngineOptions
+from mmf_deploy.errors import EngineError, nearest
 from mmf_deploy.spec import SampleSpec
 
-BUCKETS = (1, 2, 4, 8, 16, 32, 64)
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How an engine shall run.
-
-    Attributes:
-        device: "cpu" or "cuda"; the variant's own if not given.
-        threads: compute threads on the CPU; the engine's own choice if not given.
-        checkpoint: the checkpoint a bundle was made from; only the pytorch engine needs it.
-        mode: one of the engine's ``modes``; its first one if not given.
-        cache: directory for what is compiled on this machine, where an engine keeps such things;
-            the user's cache directory if not given.
-    """
-
-    device: str | None = None
-    threads: int | None = None
-    checkpoint: Path | None = None
-    mode: str | None = None
-    cache: Path | None = None
+__all__ = ["BUCKETS", "Engine", "EngineOptions", "Output", "check_inputs", "engine_class",
+           "open_engine"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,6 +53,12 @@ class Engine(abc.ABC):
         mode: the way of running chosen among ``modes``.
         buckets: batch sizes it is prepared for, ascending; larger batches are split.
         about: facts of its device and libraries, for reports; filled by ``load``.
+        record_device_time: whether runs note ``device_ms``, which costs a little; may be set
+            and reset at any time.
+        device_ms: milliseconds of the last ``run`` on the device itself, by its own clock: from
+            the first kernel to the last, gaps between them included, copies from and to the
+            host left out. None where it is not recorded, or the engine has no such clock: the
+            CPU's have not, nor has ONNX Runtime, whose stream is its own.
     """
 
     name: ClassVar[str]
@@ -88,8 +77,10 @@ class Engine(abc.ABC):
         self.options = replace(given, device=self.device, mode=self.mode)
         self.spec: SampleSpec = bundle.spec
         self.precision = self.variant.precision
-        self.buckets: tuple[int, ...] = BUCKETS
+        self.buckets: tuple[int, ...] = at_most(given.max_batch, self._own_buckets())
         self.about: dict[str, str] = {}
+        self.record_device_time = False
+        self.device_ms: float | None = None
 
     @classmethod
     def unavailable(cls, options: EngineOptions) -> str | None:
@@ -100,6 +91,21 @@ class Engine(abc.ABC):
     def pads(self) -> bool:
         """Whether a smaller batch is padded to its bucket, and so costs as much as a full one."""
         return False
+
+    def _own_buckets(self) -> tuple[int, ...]:
+        """Its batch sizes where no limit is set, ascending."""
+        return BUCKETS
+
+    def device_memory_mb(self) -> float | None:
+        """Most memory of its own that it held on the device since ``load``, in megabytes.
+
+        None where that is not known: on a CPU, and of every engine but PyTorch.
+        """
+        return None
+
+    def _spent_on_device(self, ms: float) -> None:
+        """Add to ``device_ms``: a run of several batches is their sum."""
+        self.device_ms = ms + (self.device_ms or 0.0)
 
     @abc.abstractmethod
     def load(self) -> None:
@@ -163,6 +169,7 @@ class Engine(abc.ABC):
             ShapeError: an input does not fit the spec.
         """
         label, guidance = check_inputs(self.spec, noise, label, guidance)
+        self.device_ms = None
         largest = self.buckets[-1]
         parts = []
         for start in range(0, len(noise), largest):
@@ -236,46 +243,6 @@ class Engine(abc.ABC):
         """Like ``run``: uint8 [B, H, W, C] images, or float32 [B, D] vectors."""
         output = self.run(noise, label, guidance)
         return output.sample if output.image is None else output.image
-
-
-def check_inputs(
-    spec: SampleSpec,
-    noise: NDArray[np.float32],
-    label: NDArray[np.int64] | None,
-    guidance: NDArray[np.float32] | None,
-) -> tuple[NDArray[np.int64] | None, NDArray[np.float32] | None]:
-    """Check engine inputs against a spec; return label and guidance in the graph's dtypes.
-
-    Raises:
-        ShapeError: what came and what was expected.
-    """
-    if noise.dtype != np.float32 or noise.ndim < 1 or noise.shape[1:] != spec.shape:
-        expected = ", ".join(["B", *map(str, spec.shape)])
-        raise ShapeError(f"noise {noise.dtype}{list(noise.shape)}: expected float32 [{expected}]")
-    batch = len(noise)
-    if batch == 0:
-        raise ShapeError("noise is an empty batch; expected at least one sample")
-    if spec.conditional:
-        if label is None or label.shape != (batch,) or label.dtype.kind not in "iu":
-            raise ShapeError(f"label: expected {batch} integers, one a sample")
-        if label.min() < 0 or label.max() > spec.classes:
-            raise ShapeError(
-                f"label {label.min()} … {label.max()}: expected 0 … {spec.classes - 1}, "
-                f"or {spec.classes} for none"
-            )
-        label = np.ascontiguousarray(label, np.int64)
-    elif label is not None:
-        raise ShapeError("label given, but this generator has no classes; leave it out")
-    if spec.guidance is not None:
-        low, high = spec.guidance
-        if guidance is None or guidance.shape != (batch,):
-            raise ShapeError(f"guidance: expected {batch} numbers, one a sample")
-        if not (np.isfinite(guidance).all() and low <= guidance.min() and guidance.max() <= high):
-            raise ShapeError(f"guidance out of range: expected {low:g} … {high:g}")
-        guidance = np.ascontiguousarray(guidance, np.float32)
-    elif guidance is not None:
-        raise ShapeError("guidance given, but this generator takes none; leave it out")
-    return label, guidance
 
 
 def engine_class(name: str) -> type[Engine]:

@@ -28,6 +28,8 @@ class CudaRuntime:
 
     def __init__(self) -> None:
         self._stream: Any = None
+        self._events: tuple[Any, Any] | None = None
+        self._capturing = False
         self._taken: list[tuple[str, _Free]] = []
         self._graphs: list[tuple[str, _Free]] = []
 
@@ -91,11 +93,14 @@ class CudaRuntime:
         """
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _done("begin a capture", cudart.cudaStreamBeginCapture(self._stream, mode))
+        self._capturing = True
         try:
             work()
         except BaseException:
             self._abandon_capture()
             raise
+        finally:
+            self._capturing = False
         graph = _value("end a capture", cudart.cudaStreamEndCapture(self._stream))
         try:
             found = _value("instantiate a graph", cudart.cudaGraphInstantiate(graph, 0))
@@ -103,6 +108,33 @@ class CudaRuntime:
         finally:
             _done("destroy a captured graph", cudart.cudaGraphDestroy(graph))
         return lambda: _done("launch a graph", cudart.cudaGraphLaunch(found, self._stream))
+
+    def timed(self, work: Callable[[], None]) -> None:
+        """Enqueue ``work`` between two events; inside a capture they become part of the graph."""
+        if self._events is None:
+            self._events = self._event(), self._event()
+        begin, end = self._events
+        self._record(begin)
+        work()
+        self._record(end)
+
+    def elapsed_ms(self) -> float:
+        """Milliseconds between the events when they were last passed; after ``synchronize``."""
+        if self._events is None:
+            raise EngineError("there are no events: nothing was timed")
+        begin, end = self._events
+        found = cudart.cudaEventElapsedTime(begin, end)
+        return float(_value("tell the time between events", found))
+
+    def _record(self, event: Any) -> None:
+        # otherwise a capture takes it for a dependency, and its launches record nothing
+        flags = cudart.cudaEventRecordExternal if self._capturing else cudart.cudaEventRecordDefault
+        _done("record an event", cudart.cudaEventRecordWithFlags(event, self._stream, flags))
+
+    def _event(self) -> Any:
+        event = _value("create an event", cudart.cudaEventCreate())
+        self._taken.append(("destroy an event", lambda: cudart.cudaEventDestroy(event)))
+        return event
 
     def _abandon_capture(self) -> None:
         status, graph = cudart.cudaStreamEndCapture(self._stream)
@@ -114,7 +146,7 @@ class CudaRuntime:
         """Give everything back, last first."""
         self.drop_graphs()
         _free(self._taken)
-        self._stream = None
+        self._stream = self._events = None
 
     def drop_graphs(self) -> None:
         """Destroy the graphs; before the kernels go that they launch."""

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from mmf_deploy import files
 from mmf_deploy.engines import ort_cuda, ort_probe
 from mmf_deploy.engines.base import Engine, EngineOptions, Output
+from mmf_deploy.engines.buckets import BUCKETS, GPU_BUCKETS
+from mmf_deploy.engines.gpu_facts import gpu_facts
 from mmf_deploy.errors import EngineError, require
 
 SMALL_GRAPH_BYTES = 4 << 20
@@ -42,6 +44,11 @@ class OnnxRuntimeEngine(Engine):
         if index is None:
             return f"device {options.device!r}; it runs on 'cpu', 'cuda' and 'cuda:1'"
         return ort_probe.gpu_problem(index, tensorrt=mode == "tensorrt")
+
+    def _own_buckets(self) -> tuple[int, ...]:
+        # TensorRT builds for the whole range beforehand
+        large = self.device.startswith("cuda") and self.mode != "tensorrt"
+        return GPU_BUCKETS if large else BUCKETS
 
     def load(self) -> None:
         """Create the session.
@@ -81,6 +88,7 @@ class OnnxRuntimeEngine(Engine):
             raise EngineError(f"{path}: ONNX Runtime cannot load it: {e}") from e
 
     def _load_on_gpu(self, ort: Any, path: Path, settings: Any, index: int) -> None:
+        self.about = gpu_facts(index)
         graphs = self.mode == "default"
         providers = [ort_cuda.cuda_provider(index, self.precision, graphs)]
         if self.mode == "tensorrt":

@@ -9,12 +9,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from mmf_deploy import checkpoint
 from mmf_deploy.engines import torch_modes
 from mmf_deploy.engines.base import Engine, EngineOptions, Output
-from mmf_deploy.engines.buckets import bucket_for, padded
+from mmf_deploy.engines.buckets import BUCKETS, GPU_BUCKETS, bucket_for, padded
+from mmf_deploy.engines.gpu_facts import gpu_facts
 from mmf_deploy.engines.torch_modes import MODES, Inputs, Run
 from mmf_deploy.errors import EngineError
 from mmf_deploy.nn.build import network_from
@@ -23,14 +24,14 @@ from mmf_deploy.nn.sampler import Sampler, time_grid
 
 
 class PyTorchEngine(Engine):
-    """Runs the checkpoint's network, in float32 unless the mode says bf16.
+    """Runs the checkpoint's network, in float32 unless the mode names another precision.
 
-    Modes "compile", "compile-bf16" and "cudagraph" prepare a bucket at its first use and pad
-    smaller batches; the others take any batch as it is.
+    Modes that compile or capture prepare a bucket at its first use and pad smaller batches; the
+    others take any batch as it is.
     """
 
     name = "pytorch"
-    modes = MODES
+    modes = tuple(MODES)
     formats = ()
     _module: nn.Module | None = None
 
@@ -43,12 +44,14 @@ class PyTorchEngine(Engine):
         if problem is not None:
             return problem
         mode = options.mode or cls.modes[0]
-        on_cpu = torch.device(options.device or "cpu").type == "cpu"
-        if mode == "cudagraph" and on_cpu:
-            return f"mode {mode!r} is for device 'cuda'"
-        if mode.startswith("compile") and on_cpu:
-            return torch_modes.compiler_problem()
-        return None
+        return torch_modes.problem(mode, torch.device(options.device or "cpu"))
+
+    def _own_buckets(self) -> tuple[int, ...]:
+        return GPU_BUCKETS if self._on_gpu else BUCKETS
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.startswith("cuda")
 
     def load(self) -> None:
         """Read the weights.
@@ -69,10 +72,14 @@ class PyTorchEngine(Engine):
             )
         net = fix_inputs(network_from(found, source.weights), source.label, source.guidance)
         grid = time_grid(self.variant.steps)
-        sampler = Sampler(net, grid, self.spec.is_image).to(self.device).eval()
+        device = torch.device(self.device)
+        if self._on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
+            self.about = gpu_facts(device.index or 0) | {"runtime": str(torch.version.cuda)}
+        sampler = Sampler(net, grid, self.spec.is_image).to(device).eval()
         self._module = torch_modes.arranged(sampler, self.mode)
         self._runs: dict[int, Run] = {}
-        self.precision = "bf16" if self.mode.endswith("bf16") else "fp32"
+        self.precision = MODES[self.mode].precision
 
     def close(self) -> None:
         """Free the network."""
@@ -82,7 +89,13 @@ class PyTorchEngine(Engine):
     @property
     def pads(self) -> bool:
         """Where every batch size would be compiled or captured anew."""
-        return torch_modes.fixed_batch(self.mode)
+        return MODES[self.mode].fixed_batch
+
+    def device_memory_mb(self) -> float | None:
+        """Most that PyTorch's allocator held in tensors since ``load``; None on the CPU."""
+        if self._module is None or not self._on_gpu:
+            return None
+        return torch.cuda.max_memory_allocated(self.device) / 1e6
 
     @torch.inference_mode()
     def _run(
@@ -95,28 +108,32 @@ class PyTorchEngine(Engine):
             raise EngineError("engine used outside its with-block")
         self._take_the_process()
         count = len(noise)
-        rows = bucket_for(count, self.buckets) if torch_modes.fixed_batch(self.mode) else count
+        rows = bucket_for(count, self.buckets) if self.pads else count
         inputs: Inputs = tuple(
             None if a is None else torch.from_numpy(padded(a, rows)).to(self.device)
             for a in (noise, label, guidance)
         )
-        found = [o[:count].cpu().numpy() for o in self._prepared(rows, inputs)(inputs)]
+        outputs = self._compute(self._prepared(rows, inputs), inputs)
+        found = [o[:count].cpu().numpy() for o in outputs]
         return Output(sample=found[0], image=found[1] if self.spec.is_image else None)
+
+    def _compute(self, run: Run, inputs: Inputs) -> tuple[Tensor, ...]:
+        if not (self.record_device_time and self._on_gpu):
+            return run(inputs)
+        outputs, elapsed_ms = torch_modes.timed(run, inputs)
+        self._spent_on_device(elapsed_ms())
+        return outputs
 
     def _take_the_process(self) -> None:
         """Settings that are the process's: two of these engines may take turns."""
         if self.options.threads is not None:
             torch.set_num_threads(self.options.threads)
-        device = torch.device(self.device)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-            # fp32 means fp32: TF32 rounds the factors of products to 10 bits
-            torch.set_float32_matmul_precision("highest")
-            torch.backends.cudnn.allow_tf32 = False
+        if self._on_gpu:
+            torch_modes.take_the_gpu(self.mode, torch.device(self.device))
 
     def _prepared(self, rows: int, inputs: Inputs) -> Run:
         assert self._module is not None
-        if not torch_modes.fixed_batch(self.mode):
+        if not self.pads:
             return torch_modes.prepared(self._module, self.mode, inputs)
         if rows not in self._runs:
             self._runs[rows] = torch_modes.prepared(self._module, self.mode, inputs)

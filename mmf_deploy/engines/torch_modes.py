@@ -1,4 +1,4 @@
-"""The ways in which the PyTorch engine runs a sampler: eager, compiled, as a CUDA graph."""
+"""The ways in which the PyTorch engine runs a sampler, each in several precisions."""
 
 from __future__ import annotations
 
@@ -8,36 +8,104 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
 from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmf_deploy.errors import EngineError
-from mmf_deploy.nn.bf16 import Bfloat16
+from mmf_deploy.errors import EngineError, nearest
+from mmf_deploy.nn.half_precision import HalfPrecision
 from mmf_deploy.nn.sampler import Sampler
 
-MODES = ("eager", "compile", "channels_last", "bf16", "compile-bf16", "cudagraph")
 Inputs = tuple[Tensor | None, ...]
 Run = Callable[[Inputs], tuple[Tensor, ...]]
 """A function of (noise, label, guidance)."""
 
+WAYS = ("eager", "compile", "cudagraph")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+TF32_CAPABILITY = (8, 0)
+"""Of the first GPUs with TF32; older ones would compute fp32 under its name."""
 
-def fixed_batch(mode: str) -> bool:
-    """True where every batch size costs a compilation or a capture, so batches are padded."""
-    return mode.startswith("compile") or mode == "cudagraph"
+
+@dataclass(frozen=True)
+class Mode:
+    """One way of running.
+
+    Attributes:
+        way: "eager", "compile" (Inductor) or "cudagraph" (eager kernels, captured).
+        precision: of products: fp32, bf16, fp16, or tf32 (on a GPU: fp32 whose factors are
+            rounded to 10 bits).
+        channels_last: whether convolution weights lie in that order.
+    """
+
+    way: str
+    precision: str
+    channels_last: bool
+
+    @property
+    def fixed_batch(self) -> bool:
+        """Whether every batch size costs a compilation or a capture, so that batches are padded."""
+        return self.way != "eager"
+
+    @property
+    def cuda_only(self) -> bool:
+        """Whether a CPU has nothing of the kind."""
+        return self.way == "cudagraph" or self.precision == "tf32"
+
+
+def _name(way: str, precision: str) -> str:
+    """For example "eager", "bf16", "compile", "compile-bf16"."""
+    left_out = ("eager", "fp32")
+    return "-".join(part for part in (way, precision) if part not in left_out) or "eager"
+
+
+# Convolutions measure fastest in channels-last order, compiled and in bf16 above all
+# (docs/engines.md), and a GPU's tensor cores take it without a copy; eager and cudagraph in
+# fp32 stay as PyTorch gives them
+MODES = {
+    _name(way, precision): Mode(way, precision, way == "compile" or precision != "fp32")
+    for way, precision in product(WAYS, PRECISIONS)
+} | {"channels_last": Mode("eager", "fp32", channels_last=True)}
 
 
 def arranged(sampler: Sampler, mode: str) -> nn.Module:
-    """The sampler's weights in the precision and the memory layout of a mode, in place.
+    """The sampler's weights in the precision and the memory layout of a mode, in place."""
+    found = MODES[mode]
+    dtype = HALF.get(found.precision)
+    module: nn.Module = sampler if dtype is None else HalfPrecision(sampler, dtype)
+    return module.to(memory_format=torch.channels_last) if found.channels_last else module
 
-    Convolutions measure fastest in channels-last order, compiled and in bf16 above all
-    (docs/engines.md); eager and cudagraph stay as PyTorch gives them.
-    """
-    module: nn.Module = Bfloat16(sampler) if mode.endswith("bf16") else sampler
-    if mode not in ("eager", "cudagraph"):
-        module.to(memory_format=torch.channels_last)
-    return module
+
+def take_the_gpu(mode: str, device: torch.device) -> None:
+    """Settings of the process that a mode needs on a GPU: two engines may take turns."""
+    torch.cuda.set_device(device)
+    tf32 = MODES[mode].precision == "tf32"
+    # fp32 means fp32; PyTorch by itself lets convolutions round to TF32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    # the search for the fastest algorithm is paid once a shape: shapes must be few
+    torch.backends.cudnn.benchmark = MODES[mode].fixed_batch
+
+
+def problem(mode: str, device: torch.device) -> str | None:
+    """Why a mode cannot run on a device that is there; None if it can."""
+    found = MODES.get(mode)
+    if found is None:
+        return f"no mode {mode!r}{nearest(mode, MODES)}; there are {', '.join(MODES)}"
+    if device.type == "cpu":
+        if found.cuda_only:
+            return f"mode {mode!r} is for device 'cuda'"
+        return compiler_problem() if found.way == "compile" else None
+    if found.precision == "tf32":
+        capability = torch.cuda.get_device_capability(device)
+        if capability < TF32_CAPABILITY:
+            has, needs = (".".join(map(str, c)) for c in (capability, TF32_CAPABILITY))
+            return f"mode {mode!r} needs a GPU of compute capability {needs}, this one has {has}"
+    return None
 
 
 def compiler_problem() -> str | None:
@@ -54,9 +122,10 @@ def prepared(module: nn.Module, mode: str, inputs: Inputs) -> Run:
     Raises:
         EngineError: PyTorch cannot compile the sampler.
     """
-    if mode.startswith("compile"):
+    way = MODES[mode].way
+    if way == "compile":
         return _compiled(module, inputs)
-    if mode == "cudagraph":
+    if way == "cudagraph":
         return _captured(module, inputs)
     return lambda given: module(*given)
 
@@ -108,6 +177,27 @@ def _captured(module: nn.Module, inputs: Inputs) -> Run:
         return outputs
 
     return replay
+
+
+def timed(run: Run, inputs: Inputs) -> tuple[tuple[Tensor, ...], Callable[[], float]]:
+    """Run on a GPU between two events.
+
+    Returns:
+        the outputs, and a function that waits for the second event and gives milliseconds
+        between both: gaps in which the GPU waits for the next kernel count, copies from and to
+        the host do not.
+    """
+    event: Callable[..., Any] = torch.cuda.Event
+    begin, end = (event(enable_timing=True) for _ in range(2))
+    begin.record()
+    outputs = run(inputs)
+    end.record()
+
+    def elapsed_ms() -> float:
+        end.synchronize()
+        return float(begin.elapsed_time(end))
+
+    return outputs, elapsed_ms
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,20 @@ from mmf_deploy.errors import EngineError
 log = logging.getLogger(__name__)
 
 
+@dataclass
+class _Bucket:
+    """What enqueues a whole run of one batch size, copies included.
+
+    Attributes:
+        timed: the same with events around what lies between the copies.
+        launch, launch_timed: them as one launch; the second is made at its first use.
+    """
+
+    timed: Callable[[], None]
+    launch: Callable[[], None]
+    launch_timed: Callable[[], None] | None = None
+
+
 class TensorRTEngine(Engine):
     """Runs the variant's ONNX file as a TensorRT plan.
 
@@ -61,7 +75,7 @@ class TensorRTEngine(Engine):
         self._held = ExitStack()
         self._cuda: Cuda | None = None
         self._host: dict[str, NDArray[Any]] = {}
-        self._launch: dict[int, Callable[[], None]] = {}
+        self._ready: dict[int, _Bucket] = {}
 
     @classmethod
     def unavailable(cls, options: EngineOptions) -> str | None:
@@ -98,7 +112,7 @@ class TensorRTEngine(Engine):
             held.callback(plan.close)
             host, device = self._allocate(cuda)
             held.callback(cuda.drop_graphs)
-            self._launch = {
+            self._ready = {
                 batch: self._prepare(cuda, plan, k, host, device)
                 for k, batch in enumerate(self.buckets)
             }
@@ -142,30 +156,54 @@ class TensorRTEngine(Engine):
         profile: int,
         host: Mapping[str, NDArray[Any]],
         device: Mapping[str, int],
-    ) -> Callable[[], None]:
-        """A function that enqueues one whole run of a bucket, copies included."""
+    ) -> _Bucket:
         batch = self.buckets[profile]
         for tensor in self._tensors:
             host[tensor.name][:batch] = tensor.padding
         enqueue = plan.bind(profile, batch, self._tensors, device, cuda.stream)
 
-        def work() -> None:
+        def upload() -> None:
             for tensor in self._tensors:
                 if tensor.is_input:
                     cuda.upload(device[tensor.name], host[tensor.name][:batch])
-            enqueue()
+
+        def download() -> None:
             for tensor in self._tensors:
                 if not tensor.is_input:
                     cuda.download(host[tensor.name][:batch], device[tensor.name])
 
+        def whole() -> None:
+            upload()
+            enqueue()
+            download()
+
+        def timed() -> None:
+            upload()
+            cuda.timed(enqueue)
+            download()
+
         # the first run takes memory and loads kernels, which a capture forbids
-        work()
+        whole()
         cuda.synchronize()
+        return _Bucket(timed, self._one_launch(cuda, whole))
+
+    def _one_launch(self, cuda: Cuda, work: Callable[[], None]) -> Callable[[], None]:
         return cuda.capture(work) if self.mode == "cudagraph" else work
+
+    def _compute(self, cuda: Cuda, bucket: _Bucket) -> None:
+        if not self.record_device_time:
+            bucket.launch()
+            cuda.synchronize()
+            return
+        if bucket.launch_timed is None:
+            bucket.launch_timed = self._one_launch(cuda, bucket.timed)
+        bucket.launch_timed()
+        cuda.synchronize()
+        self._spent_on_device(cuda.elapsed_ms())
 
     def close(self) -> None:
         """Free graphs, contexts, plan, memory and stream."""
-        self._launch, self._host, self._cuda = {}, {}, None
+        self._ready, self._host, self._cuda = {}, {}, None
         self._held.close()
 
     @property
@@ -188,8 +226,7 @@ class TensorRTEngine(Engine):
                 rows = self._host[tensor.name]
                 rows[:count] = given[tensor.name]
                 rows[count:bucket] = tensor.padding
-        self._launch[bucket]()
-        self._cuda.synchronize()
+        self._compute(self._cuda, self._ready[bucket])
         # copies: the next run writes into the same memory
         image = self._host["image"][:count].copy() if self.spec.is_image else None
         return Output(sample=self._host["sample"][:count].copy(), image=image)

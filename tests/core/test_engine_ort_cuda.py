@@ -10,6 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from mmf_deploy import bundle
+from mmf_deploy.engines import gpu_facts as facts
 from mmf_deploy.engines import ort_cuda, ort_probe
 from mmf_deploy.engines.base import BUCKETS, EngineOptions, open_engine
 from mmf_deploy.engines.ort import OnnxRuntimeEngine
@@ -150,6 +151,26 @@ def test_golden_images_come_through_the_bound_path(mode, on_cuda, guided, tmp_pa
     assert (ort_cuda.TENSORRT in asked) == (mode == "tensorrt")
     with pytest.raises(EngineError, match="outside its with-block"):
         engine.run(**inputs(1))
+
+
+@pytest.mark.parametrize(
+    ("mode", "sizes"), [("default", [512, 1]), ("eager", [512, 1]), ("tensorrt", [64] * 8 + [1])]
+)
+def test_large_batches_run_as_one_except_where_tensorrt_builds_for_them(
+    mode, sizes, on_cuda, guided, tmp_path, monkeypatch
+):
+    seen = []
+    run = ort_cuda.BoundSession.run
+    monkeypatch.setattr(
+        ort_cuda.BoundSession,
+        "run",
+        lambda self, feeds: seen.append(len(feeds["noise"])) or run(self, feeds),
+    )
+    with on_cuda(guided, device="cuda", mode=mode, cache=tmp_path) as engine:
+        engine.record_device_time = True  # it has no clock that could be read
+        assert engine.run(**inputs(513)).sample.shape == (513, *GUIDED.shape)
+        assert (engine.device_ms, engine.device_memory_mb()) == (None, None)
+    assert seen == sizes
 
 
 def test_tensorrt_comes_before_cuda_and_keeps_its_files_by_weights(on_cuda, guided, tmp_path):
@@ -345,6 +366,54 @@ def test_nothing_is_missing_where_everything_loads(gpu_package):
     gpu_package(ONE_GPU, providers=(ort_cuda.CUDA,))
     assert ort_probe.gpu_problem(0, tensorrt=False) is None
     assert "no TensorRT provider" in (ort_probe.gpu_problem(0, tensorrt=True) or "")
+
+
+# what a result says of the GPU
+
+
+class NamedDriver(Driver):
+    """A CUDA driver that describes its GPU 1."""
+
+    def cuDeviceGet(self, reference, index):  # noqa: N802
+        reference._obj.value = 40 + index
+        return self.code
+
+    def cuDeviceGetName(self, buffer, size, device):  # noqa: N802
+        buffer.value = f"NVIDIA Stand {device.value}".encode()[:size]
+        return 0
+
+    def cuDeviceGetAttribute(self, reference, attribute, device):  # noqa: N802
+        reference._obj.value = {75: 9, 76: 0}[attribute]
+        return 0
+
+
+VERSION = "570.86.10"
+VERSIONS = (
+    f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {VERSION}  Sat Jan 18 01:15:15 UTC 2025\n",
+    f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {VERSION}  Release Build\nGCC 13\n",
+)
+
+
+@pytest.mark.parametrize("text", VERSIONS)
+def test_gpu_and_driver_are_told_without_torch(text, monkeypatch, tmp_path):
+    file = tmp_path / "version"
+    file.write_text(text)
+    monkeypatch.setattr(facts, "DRIVER", file)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: NamedDriver(2))
+    assert facts.gpu_facts(1) == {
+        "gpu": "NVIDIA Stand 41", "compute_capability": "9.0", "driver": VERSION,
+    }  # fmt: skip
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: NamedDriver(2, code=100))
+    assert facts.gpu_facts(1) == {"driver": VERSION}
+
+
+def test_nothing_is_told_where_there_is_no_driver(monkeypatch, tmp_path):
+    def load(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setattr(facts, "DRIVER", tmp_path / "none")
+    assert facts.gpu_facts(0) == {}
 
 
 # a real GPU

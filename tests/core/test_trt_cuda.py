@@ -29,6 +29,8 @@ RESULTS = {
     "cudaGetDevice": 0,
     "cudaStreamEndCapture": "graph",
     "cudaGraphInstantiate": "executable",
+    "cudaEventCreate": "event",
+    "cudaEventElapsedTime": 1.25,
     "cudaDriverGetVersion": 13020,
     "cudaRuntimeGetVersion": 13050,
 }
@@ -85,11 +87,13 @@ def use_everything():
             cuda.upload(address, array)
             cuda.download(array, address)
 
-        cuda.capture(work)()
+        cuda.capture(lambda: cuda.timed(work))()
         cuda.synchronize()
+        assert cuda.elapsed_ms() == 1.25
 
 
-FREES = ["cudaGraphExecDestroy", "cudaFree", "cudaFreeHost", "cudaStreamDestroy"]
+FREES = ["cudaGraphExecDestroy", "cudaEventDestroy", "cudaEventDestroy", "cudaFree",
+         "cudaFreeHost", "cudaStreamDestroy"]  # fmt: skip
 
 
 def test_everything_taken_is_given_back_last_first(monkeypatch):
@@ -120,6 +124,7 @@ def test_no_return_code_is_ignored(number, name, monkeypatch, caplog):
             use_everything()
     taken = {"cudaMalloc": "cudaFree", "cudaMallocHost": "cudaFreeHost",
              "cudaStreamCreateWithFlags": "cudaStreamDestroy",
+             "cudaEventCreate": "cudaEventDestroy",
              "cudaGraphInstantiate": "cudaGraphExecDestroy"}  # fmt: skip
     for take, free in taken.items():
         if take in stand.calls and name != take:
@@ -145,6 +150,35 @@ def test_a_failure_during_a_capture_ends_the_capture_and_is_what_is_raised(monke
     with CudaRuntime() as cuda, pytest.raises(ValueError, match="refused"):
         cuda.capture(work)
     assert "cudaGraphDestroy" not in stand.calls
+
+
+def test_events_stand_before_and_after_the_work_also_in_the_launches_of_a_graph(monkeypatch):
+    stand, events = Stand(), iter(("begin", "end"))
+    monkeypatch.setattr(cuda_runtime, "cudart", stand)
+    journal = []
+    stand.cudaEventCreate = lambda: (0, next(events))
+    stand.cudaEventRecordWithFlags = lambda *given: (journal.append(given), (0,))[1]
+    stand.cudaEventElapsedTime = lambda *between: (journal.append(between), (0, 0.5))[1]
+    now, in_graph = real.cudaEventRecordDefault, real.cudaEventRecordExternal
+
+    def work():
+        journal.append("work")
+
+    def fails():
+        raise ValueError("refused")
+
+    with CudaRuntime() as cuda:
+        with pytest.raises(EngineError, match="nothing was timed"):
+            cuda.elapsed_ms()
+        with pytest.raises(ValueError, match="refused"):
+            cuda.capture(fails)
+        cuda.timed(work)
+        assert journal == [("begin", 7, now), "work", ("end", 7, now)]
+        journal.clear()
+        cuda.capture(lambda: cuda.timed(work))
+        assert journal == [("begin", 7, in_graph), "work", ("end", 7, in_graph)]
+        assert cuda.elapsed_ms() == 0.5
+        assert journal[-1] == ("begin", "end")
 
 
 def test_capture_is_thread_local_and_the_stream_is_not_the_default_one(monkeypatch):
@@ -185,11 +219,12 @@ def test_a_captured_graph_copies_what_lies_in_page_locked_memory_at_its_launch()
 
         work()
         cuda.synchronize()
-        launch = cuda.capture(work)
+        launch = cuda.capture(lambda: cuda.timed(work))
         for value in (1.0, 2.0):
             source[:], target[:] = value, 0
             launch()
             cuda.synchronize()
+            assert 0 < cuda.elapsed_ms() < 1000
             np.testing.assert_array_equal(target[:3], value)
             np.testing.assert_array_equal(target[3:], 0)
 
@@ -207,4 +242,7 @@ def test_the_real_engine_passes_its_selftest(mode, tmp_path):
     if reason := engine.unavailable(engine.options):
         pytest.skip(reason)
     with engine:
-        assert run_selftest(engine).golden <= 1
+        found = run_selftest(engine)
+    assert found.golden <= 1
+    timed = [row for row in found.rows if row.median_ms is not None]
+    assert all(0 < row.device_ms < row.median_ms for row in timed)

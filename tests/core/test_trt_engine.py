@@ -67,6 +67,7 @@ class FakeCuda:
         self.world, self.memory, self.pending, self.recorded = world, {}, [], None
         world.take("stream")
         self.graphs = 0
+        self.ticks = []
 
     def allocate(self, size):
         self.world.take("device memory")
@@ -119,6 +120,15 @@ class FakeCuda:
             self.pending += recorded
 
         return launch
+
+    def timed(self, work):
+        self.submit("event", lambda: None)
+        work()
+        self.submit("event", lambda: self.ticks.append(1.25))
+
+    def elapsed_ms(self):
+        assert not self.pending, "asked before the stream was waited for"
+        return self.ticks[-1]
 
     def drop_graphs(self):
         for _ in range(self.graphs):
@@ -296,6 +306,39 @@ def test_a_run_is_one_launch_of_a_graph_that_holds_the_copies(make):
         assert engine.world.journal == [
             *["upload"] * 2, "enqueue", *["download"] * 2, "synchronize",
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", TensorRTEngine.modes)
+def test_time_on_the_device_leaves_the_copies_out(mode, make, tiny_formula):
+    spec = SPECS["conditional"]
+    with make(mode=mode) as engine:
+        engine.run(*inputs(spec, 2))
+        assert engine.device_ms is None
+        graphs = engine.world.taken.count("graph")
+        engine.record_device_time = True
+        for k in range(2):
+            engine.world.journal.clear()
+            given = inputs(spec, 2, first=k)
+            np.testing.assert_array_equal(engine.run(*given).sample, tiny_formula(spec, *given))
+            assert engine.device_ms == 1.25
+        parts = [*["upload"] * 2, "event", "enqueue", "event", *["download"] * 2]
+        launched = ["launch"] if mode == "cudagraph" else parts
+        assert engine.world.journal == [*launched, "synchronize"]
+        # one more graph for one bucket, and it is used again
+        assert engine.world.taken.count("graph") == graphs + (mode == "cudagraph")
+        engine.run(*inputs(spec, 9))
+        assert engine.device_ms == 2.5  # of a batch of 8 and one of 1
+        engine.record_device_time = False
+        engine.run(*inputs(spec, 1))
+        assert engine.device_ms is None
+    assert engine.world.taken == []
+
+
+def test_buckets_end_at_64_where_each_costs_a_context_and_a_profile(make):
+    engine = make()
+    assert TensorRTEngine(engine.bundle).buckets == (1, 2, 4, 8, 16, 32, 64)
+    small = TensorRTEngine(engine.bundle, options=EngineOptions(max_batch=8))
+    assert small.buckets == (1, 2, 4, 8)
 
 
 def test_warm_up_inputs_are_in_range(make):
