@@ -1,7 +1,7 @@
 """What Ray costs and what it saves: latency through its proxies, and a replica killed under load.
 
 python benchmarks/serve_ray.py [OUT.json]   needs the extras ray, bench, cpu, serve and dev; four
-minutes. Without OUT it replaces the committed result and the table in docs/scaling.md.
+minutes. Without OUT it replaces the committed result, of which render.py makes the tables.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ from mmf_deploy.embedded import digits_bundle
 from mmf_deploy.engines.base import EngineOptions, open_engine
 
 RESULT = Path(__file__).parent / "results" / "serve-ray-cpu.json"
-PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
-BEGIN, END = "<!-- from benchmarks/serve_ray.py -->\n", "<!-- until here -->\n"
 COMMAND = [sys.executable, "-c", "from mmf_deploy.cli import main_serve; main_serve()"]
 SEEDS, WORKERS, KILLS, TURNS, TURN_S = 200, 8, 3, 3, 4.0
 HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
@@ -199,38 +197,6 @@ def images() -> NDArray[np.uint8]:
         return engine.generate(drawn, labels, None)
 
 
-def table(found: dict[str, Any]) -> str:
-    """The result as Markdown, for docs/scaling.md."""
-    lines = [
-        f"| {found['machine']['cpu']}, {found['machine']['cores']} cores | p50 of one client | "
-        f"images/s with {WORKERS} clients | memory | killed under load: failed tries | "
-        "slowest request | replaced after |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in found["rows"]:
-        kills = row["kills"]
-        failed = sum(sum(k["failed_tries"].values()) for k in kills)
-        last = ["", "", ""] if not kills else [
-            f"{failed} of {sum(k['requests'] for k in kills) + failed:,}",
-            f"{max(k['slowest_ms'] for k in kills):.0f} ms",
-            f"{min(k['replaced_s'] for k in kills):.1f} to "
-            f"{max(k['replaced_s'] for k in kills):.1f} s",
-        ]  # fmt: skip
-        cells = [row["mode"], f"{row['p50_ms']:.1f} ms", f"{row['images_per_s']:.0f}",
-                 f"{row['memory_mb']} MB", *last]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    busy = found["load_average"][0]
-    lines += ["", f"The load average before was {busy:.1f}, where 0 is a machine with nothing else "
-              "to do."]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-def placed(page: str, text: str) -> str:
-    """The page with a new table between its two comments."""
-    before, _, rest = page.partition(BEGIN)
-    return before + BEGIN + text + END + rest.partition(END)[2]
-
-
 def main() -> None:
     """Measure, write, print."""
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULT
@@ -242,9 +208,7 @@ def main() -> None:
         "rows": [measure(mode, expected) for mode in MODES],
     }
     out.write_text(json.dumps(found, indent=1) + "\n")
-    if out == RESULT:
-        PAGE.write_text(placed(PAGE.read_text(), table(found)))
-    print(table(found))
+    print(f"written: {out}\nnext: python benchmarks/render.py")
 
 
 if __name__ == "__main__":

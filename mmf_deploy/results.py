@@ -55,33 +55,36 @@ class Table:
                 raise ValueError(f"{len(row)} cells in a table of {len(self.columns)} columns")
 
     def markdown(self) -> str:
-        """The table and its notes, without the title; cells in code quotes where they are names."""
+        """The table and its notes, without the title."""
         aligned = ["---" if k < self.left else "---:" for k in range(len(self.columns))]
         lines = [list(self.columns), aligned, *self.rows]
-        body = "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |"
-                         for row in lines)  # fmt: skip
+        body = "\n".join("| " + " | ".join(map(_markdown_cell, row)) + " |" for row in lines)
         notes = "\n".join(f"- {note}" for note in self.notes)
         return f"{body}\n\n{notes}" if notes else body
 
     def print(self, console: Console | None = None) -> None:
-        """On the terminal."""
+        """On the terminal; a table wider than that is not cut off."""
         from rich import table as rich_table
         from rich.console import Console
         from rich.text import Text
 
-        console = console or Console(width=WIDTH, highlight=False)
-        shown = rich_table.Table(
-            title=self.title, title_justify="left", box=None, padding=(0, 2, 0, 0)
-        )
+        shown = rich_table.Table(box=None, padding=(0, 2, 0, 0))
         for k, column in enumerate(self.columns):
             shown.add_column(
                 Text(column), justify="left" if k < self.left else "right", no_wrap=True
             )
         for row in self.rows:
             shown.add_row(*map(Text, row))
+        needed = Console(width=10_000).measure(shown).maximum
+        console = console or Console(width=max(WIDTH, needed), highlight=False)
+        console.print(Text(self.title, style="italic"), soft_wrap=True)
         console.print(shown)
         for note in self.notes:
             console.print(note, markup=False, soft_wrap=True)
+
+
+def _markdown_cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
 
 
 @dataclass(frozen=True)
@@ -149,17 +152,15 @@ def read(path: Path) -> Result:
         raise ConfigError(f"{path}: cannot be read as JSON ({e})") from e
     form = found.get("format") if isinstance(found, dict) else None
     if form != FORMAT:
-        raise ConfigError(
-            f"{path}: result format {form!r}, this version reads {FORMAT}; "
-            f"expected what a benchmark wrote with --out"
-        )
+        what = "no result" if form is None else f"result format {form!r}, this reads {FORMAT}"
+        raise ConfigError(f"{path}: {what}; expected what a benchmark wrote with --out")
     try:
         return Result(
             **{k: str(found[k]) for k in ("kind", "title", "command")},
             machine=_strings(found["machine"]),
             versions=_strings(found["versions"]),
-            tables=[Table(**table) for table in found["tables"]],
-            pictures=[Picture(**picture) for picture in found["pictures"]],
+            tables=[_table(table) for table in found["tables"]],
+            pictures=[Picture(**_strings(picture)) for picture in found["pictures"]],
             content={k: v for k, v in found.items() if k not in HEAD},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as e:
@@ -168,6 +169,16 @@ def read(path: Path) -> Result:
 
 def _strings(found: Mapping[str, Any]) -> dict[str, str]:
     return {str(k): str(v) for k, v in found.items()}
+
+
+def _table(found: Mapping[str, Any]) -> Table:
+    table = Table(**found)
+    for texts in ([table.title], table.columns, table.notes, *table.rows):
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"table {table.title!r}: expected texts in every cell")
+    if not isinstance(table.left, int):
+        raise TypeError(f"table {table.title!r}: left {table.left!r} is no number of columns")
+    return table
 
 
 def prepare(out: Path, pictures: bool = True) -> None:

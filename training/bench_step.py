@@ -19,49 +19,11 @@ from mmf_deploy import machine
 from mmf_deploy.errors import ConfigError
 from mmf_deploy.spec import SampleSpec
 
+from .bench_step_report import Report, Row
 from .config import TrainConfig
 from .learner import Learner
 from .state import versions
 from .step_variants import BASELINE, NAIVE, Variant, build_learner, select, variants
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one kind of step costs.
-
-    Attributes:
-        median_ms: over rounds.
-        ratio: to the flow-matching step of the same round: the median over rounds, with
-            ``ratio_p10`` and ``ratio_p90``.
-        naive_speedup: how many times faster than the naive step with the same λ in the same
-            round, median over rounds; None where there is no such step.
-    """
-
-    objective: str
-    lam: float
-    derivative: str | None
-    gap_fraction: float | None
-    median_ms: float
-    ratio: float
-    ratio_p10: float
-    ratio_p90: float
-    naive_speedup: float | None
-
-
-@dataclass(frozen=True)
-class Report:
-    """A whole benchmark: rows, and what is needed to repeat them."""
-
-    command: str
-    machine: dict[str, str]
-    versions: dict[str, str]
-    config: dict[str, Any]
-    rounds: int
-    rows: list[Row]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmf_deploy.command_line import again
 from mmf_deploy.errors import ConfigError, require
 from mmf_deploy.machine import available_cores
 from mmf_deploy.progress import TaskProgress
+from mmf_deploy.results import Picture, prepare, write
 
 from . import devices
 from .recipe_files import recipe_names
 
 if TYPE_CHECKING:
-    from .bench_step import Report, Row
+    from .bench_step_report import Report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-DEFAULTS = {
-    "--shape": "3,32,32",
-    "--classes": "10",
-    "--gap-fraction": "0.25,0.75",
-    "--batch": "16",
-    "--seconds": "60",
-    "--threads": "",
-    "--device": "auto",
-}
 
 
 @app.command()
 def bench_step(
+    ctx: typer.Context,
     recipe: Annotated[
         str,
         typer.Argument(
@@ -44,22 +35,21 @@ def bench_step(
     ] = "cifar10-small",
     shape: Annotated[
         str, typer.Option(help="Shape of a sample: channels,height,width; or one number.")
-    ] = DEFAULTS["--shape"],
-    classes: Annotated[int, typer.Option(min=0, help="Number of classes, 0 for none.")] = int(
-        DEFAULTS["--classes"]
-    ),
+    ] = "3,32,32",
+    classes: Annotated[int, typer.Option(min=0, help="Number of classes, 0 for none.")] = 10,
     gap_fraction: Annotated[
         str, typer.Option(help="Shares of samples with r ≠ t, comma-separated.")
-    ] = DEFAULTS["--gap-fraction"],
-    batch: Annotated[int, typer.Option(min=1, help="Samples a step.")] = int(DEFAULTS["--batch"]),
-    seconds: Annotated[float, typer.Option(help="Time to spend on everything together.")] = float(
-        DEFAULTS["--seconds"]
-    ),
+    ] = "0.25,0.75",
+    batch: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 16,
+    seconds: Annotated[float, typer.Option(help="Time to spend on everything together.")] = 60.0,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; all cores if not given.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = DEFAULTS["--device"],
-    out: Annotated[Path | None, typer.Option(help="Directory for bench-step.json.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory for bench-step.json, bench-step.md and bench-step.png."),
+    ] = None,
 ) -> None:
     """Time a whole optimiser step of flow matching, of mmf and of a naive mmf, taking turns."""
     require("torch", "train")
@@ -69,7 +59,8 @@ def bench_step(
     from .read_recipe import load_config
     from .step_variants import variants
 
-    _check(seconds, out)
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"--seconds {seconds:g}: expected more than 0")
     plan = Plan(
         recipe=load_config(recipe),
         spec=SampleSpec(shape=_integers("--shape", shape), classes=classes),
@@ -79,33 +70,28 @@ def bench_step(
         device=devices.chosen(device),
         threads=threads or available_cores(),
     )
+    if out is not None:
+        prepare(out)
     typer.echo(
         f"timing an optimiser step of {len(variants(plan.gap_fractions))} kinds: network of "
         f"{recipe}, batch {batch} of {shape.replace(',', '×')}, {plan.device}, "
         f"threads {plan.threads}, about {seconds:g} s"
     )
-    given = {
-        "--shape": shape, "--classes": f"{classes}", "--gap-fraction": gap_fraction,
-        "--batch": f"{batch}", "--seconds": f"{seconds:g}", "--threads": f"{threads or ''}",
-        "--device": device,
-    }  # fmt: skip
-    command = _command(recipe, given)
     with TaskProgress("%", 100) as progress:
-        report = measure(plan, command, progress.show)
-    _table(report)
-    for line in conclusions(report.rows):
-        typer.echo(line)
-    if out is not None:
-        _write(report, out / "bench-step.json")
+        report = measure(plan, again(ctx, "mmf bench-step"), progress.show)
+    _show(report, out)
 
 
-def _check(seconds: float, out: Path | None) -> None:
-    if not 0 < seconds < math.inf:
-        raise ConfigError(f"--seconds {seconds:g}: expected more than 0")
+def _show(report: Report, out: Path | None) -> None:
+    from .bench_step_plot import plot
+
+    name = "bench-step.png"
+    result = report.result([Picture(name, "time of an optimiser step of each objective, in "
+                                          "flow-matching steps")])  # fmt: skip
+    for table in result.tables:
+        table.print()
     if out is not None:
-        if out.exists() and not out.is_dir():
-            raise ConfigError(f"--out {out}: is a file; expected a directory")
-        out.mkdir(parents=True, exist_ok=True)
+        typer.echo(write(out, "bench-step", result, {name: lambda path: plot(report, path)}))
 
 
 def _integers(option: str, text: str) -> tuple[int, ...]:
@@ -123,58 +109,3 @@ def _shares(option: str, text: str) -> tuple[float, ...]:
     if not all(0 < share <= 1 for share in shares):
         raise ConfigError(f"{option} {text!r}: expected shares above 0, at most 1")
     return shares
-
-
-def _command(recipe: str, given: Mapping[str, str]) -> str:
-    """The command that repeats this report, with every value that is not a default."""
-    parts = ["mmf", "bench-step", *([recipe] if recipe != "cifar10-small" else [])]
-    for option, value in given.items():
-        parts += [option, value] if value != DEFAULTS[option] else []
-    return shlex.join(parts)
-
-
-def conclusions(rows: list[Row]) -> list[str]:
-    """A line for each share of r ≠ t and each λ that a naive step was timed with."""
-    compared = [row for row in rows if row.naive_speedup is not None]
-    lines = []
-    for share, lam in dict.fromkeys((row.gap_fraction, row.lam) for row in compared):
-        best = min(
-            (row for row in compared if (row.gap_fraction, row.lam) == (share, lam)),
-            key=lambda row: row.ratio,
-        )
-        lines.append(
-            f"λ={lam:g}, r ≠ t for {share:.0%}: {best.ratio:.2f}× a flow-matching step, "
-            f"{best.naive_speedup:.1f}× faster than the naive step ({best.derivative})"
-        )
-    return lines
-
-
-def _table(report: Report) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    title = f"one optimiser step, batch {report.config['batch']}, {report.rounds} rounds"
-    table = Table(title=title, title_justify="left")
-    for column in ("objective", "derivative"):
-        table.add_column(column, no_wrap=True)
-    for column in ("r ≠ t", "λ", "median", "× flow matching", "p10–p90", "× faster than naive"):
-        table.add_column(column, justify="right")
-    for row in report.rows:
-        table.add_row(
-            row.objective,
-            row.derivative or "",
-            "" if row.gap_fraction is None else f"{row.gap_fraction:.0%}",
-            f"{row.lam:g}" if row.derivative else "",
-            f"{row.median_ms:.1f} ms",
-            f"{row.ratio:.2f}",
-            f"{row.ratio_p10:.2f}–{row.ratio_p90:.2f}",
-            "" if row.naive_speedup is None else f"{row.naive_speedup:.2f}",
-        )
-    Console(width=100).print(table)
-
-
-def _write(report: Report, path: Path) -> None:
-    from mmf_deploy import files
-
-    files.write_atomic(path, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
-    typer.echo(f"written: {path}")

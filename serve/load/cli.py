@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmf_deploy.command_line import again
 from mmf_deploy.errors import ConfigError, ParityError, ServiceError, require
 from mmf_deploy.progress import TaskProgress
+from mmf_deploy.results import Picture, prepare, write
 
 if TYPE_CHECKING:
     from .report import Report
@@ -78,7 +81,7 @@ def bench_serve(
         int, typer.Option(min=0, help="Of arrival times, and of what is asked for.")
     ] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Directory for load.json and load.png.")
+        Path | None, typer.Option(help="Directory for load.json, load.md and load.png.")
     ] = None,
 ) -> None:  # fmt: skip
     """Load a service in a closed loop (--concurrency) or an open one (--rate, --overload).
@@ -91,23 +94,48 @@ def bench_serve(
 
     from .client import Load
     from .pace import run_async
-    from .session import Plan, Subject, measure
+    from .session import Subject, measure
 
-    for flag, value in (("--seconds", seconds), ("--timeout", timeout), ("--overload", overload),
-                        ("--deadline-ms", deadline_ms)):  # fmt: skip
-        if value is not None and not 0 < value < float("inf"):
-            raise ConfigError(f"{flag} {value:g}: expected more than 0")
-    if out is not None:
-        from mmf_deploy.results import prepare
-
-        prepare(out)
+    _positive({"--seconds": seconds, "--timeout": timeout, "--deadline-ms": deadline_ms})
+    plan = _plan(concurrency, rate, overload, seconds, deadline_ms)
     url, bundle = _target(target, check)
-    serving = {"--variant": variant, "--engine": engine, "--threads": threads,
-               "--server-options": server_options or None}  # fmt: skip
-    _only_for_bundles(url, serving)
+    if url is not None:
+        _only_for_bundles(url, {"--variant": variant, "--engine": engine, "--threads": threads,
+                                "--server-options": server_options or None})  # fmt: skip
+    more = _words("--server-options", server_options)
+    options = EngineOptions(threads=threads)
+    subject = Subject(url, bundle, protocol, form, variant, engine, options, more, pool)
+    load = Load(images, timeout, api_key, seed)
+    if out is not None:
+        prepare(out)
+    command = again(ctx, "mmf bench-serve", leave_out=("out", "api_key"))
+    _announce(subject, plan)
+    with _Progress(plan.levels) as progress:
+        report = run_async(lambda: measure(subject, plan, load, command, progress.at))
+    _show(report, out)
+    verdict(report)
+
+
+def _positive(values: Mapping[str, float | None]) -> None:
+    for flag, value in values.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{flag} {value:g}: expected more than 0")
+
+
+def _plan(
+    concurrency: str | None,
+    rate: str | None,
+    overload: float | None,
+    seconds: float,
+    deadline_ms: float | None,
+) -> Plan:
+    """Closed loops where nothing else is asked for."""
+    from .session import Plan
+
+    _positive({"--overload": overload})
     relative = rate == "auto" or overload is not None
     at_once = concurrency or (None if rate or relative else CLOSED)
-    plan = Plan(
+    return Plan(
         tuple(map(int, _numbers("--concurrency", at_once, whole=True))),
         () if rate == "auto" else tuple(_numbers("--rate", rate)),
         auto=rate == "auto",
@@ -115,28 +143,6 @@ def bench_serve(
         seconds=seconds,
         deadline_ms=deadline_ms,
     )
-    subject = Subject(
-        url,
-        bundle,
-        protocol,
-        form,
-        variant,
-        engine,
-        EngineOptions(threads=threads),
-        tuple(shlex.split(server_options)),
-        pool,
-    )
-    _announce(subject, plan)
-    load = Load(images, timeout, api_key, seed)
-    command = _command(ctx)
-    with _Progress(plan.levels) as progress:
-        report = run_async(lambda: measure(subject, plan, load, command, progress.at))
-    from .table import show
-
-    show(report)
-    if out is not None:
-        _write(report, out)
-    verdict(report)
 
 
 def _announce(subject: Subject, plan: Plan) -> None:
@@ -175,18 +181,11 @@ def _numbers(option: str, text: str | None, whole: bool = False) -> list[float]:
     return numbers
 
 
-def _command(ctx: typer.Context) -> str:
-    """The command that repeats this report: every value that is not a default, but no key."""
-    parts = ["mmf", "bench-serve"]
-    for parameter in ctx.command.params:
-        value = ctx.params.get(parameter.name or "")
-        if value in (None, parameter.default) or parameter.name == "api_key":
-            continue
-        if parameter.name != "out":
-            flag = [] if parameter.param_type_name == "argument" else [parameter.opts[0]]
-            text = f"{value:g}" if isinstance(value, float) else str(value)
-            parts += [*flag, text]
-    return shlex.join(parts)
+def _words(option: str, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as e:
+        raise ConfigError(f"{option} {text!r}: {e}; expected options as for mmf-serve") from None
 
 
 class _Progress(TaskProgress):
@@ -206,17 +205,16 @@ class _Progress(TaskProgress):
         super().show(what, done, f"{share:.0%}" if self._level < 0 else "")
 
 
-def _write(report: Report, out: Path) -> None:
-    import json
-
-    from mmf_deploy import files
-
+def _show(report: Report, out: Path | None) -> None:
     from .plot import plot
+    from .table import result
 
-    data, picture = out / "load.json", out / "load.png"
-    files.write_atomic(data, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
-    plot(report, picture)
-    typer.echo(f"written: {data}, {picture}")
+    name = "load.png"
+    found = result(report, [Picture(name, f"{report.model}: latency against the load")])
+    for table in found.tables:
+        table.print()
+    if out is not None:
+        typer.echo(write(out, "load", found, {name: lambda path: plot(report, path)}))
 
 
 def verdict(report: Report) -> None:

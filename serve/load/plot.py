@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmf_deploy.errors import require
+from mmf_deploy.figures import COLOURS, GREY, bare, figure, save
 
-from ..bench.plot import COLOURS, GREY
 from .report import Level, Report
 
 QUANTILES = ("p50", "p90", "p99")
@@ -15,12 +14,10 @@ QUANTILES = ("p50", "p90", "p99")
 
 def plot(report: Report, path: Path) -> None:
     """Draw the open loops against the offered load, or the closed ones if there are no others."""
-    matplotlib = require("matplotlib", "bench")
-    matplotlib.use("Agg")
-    plt: Any = require("matplotlib.pyplot", "bench")
     opened = sorted((f for f in report.levels if f.mode == "open"), key=lambda f: f.offered_per_s)
     shown = opened or [f for f in report.levels if f.mode == "closed"]
-    figure, (upper, lower) = plt.subplots(2, 1, figsize=(8, 5.6), sharex=True, height_ratios=(3, 1))
+    drawn = figure(8, 5.6)
+    upper, lower = drawn.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     x = [f.offered_per_s if opened else float(f.concurrency or 0) for f in shown]
     _latency(upper, x, shown)
     if opened:
@@ -34,13 +31,12 @@ def plot(report: Report, path: Path) -> None:
         lower.set_xticks(x, [f"{v:g}" for v in x])
         lower.minorticks_off()
         lower.set_xlabel("clients, each waiting for its reply")
-    upper.legend(frameon=False, loc="lower right")
+    drawn.legend(*upper.get_legend_handles_labels(), frameon=False, ncols=4,
+                 loc="outside lower center")  # fmt: skip
     images = shown[0].images
     each = "one image a request" if images == 1 else f"{images} images a request"
-    figure.suptitle(f"{report.model}: {each}, {report.machine['cpu']}", fontsize=11)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130, bbox_inches="tight")
-    plt.close(figure)
+    drawn.suptitle(f"{report.model}: {each}, {report.machine['cpu']}", fontsize=11)
+    save(drawn, path)
 
 
 def _latency(axis: Any, x: list[float], shown: list[Level]) -> None:
@@ -56,17 +52,25 @@ def _latency(axis: Any, x: list[float], shown: list[Level]) -> None:
         )  # fmt: skip
     axis.set_yscale("log")
     if values:
-        low, high = min(values), max(values)
-        ticks = [m * 10.0**e for e in range(-3, 7) for m in (1, 2, 5)]
-        ticks = [t for t in ticks if low / 1.5 <= t <= high * 1.5]
+        low, high = min(values) / 1.5, max(values) * 1.5
+        ticks = _ticks(low, high)
         axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
         axis.minorticks_off()
-        axis.set_ylim(low / 1.5, high * 1.5)
+        axis.set_ylim(low, high)
     axis.set_ylabel("milliseconds until the reply")
     axis.set_title("latency of what was answered with images, from the time it was due",
                    fontsize=10)  # fmt: skip
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
+    bare(axis)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10, …; more of them where the range has fewer than three of these."""
+    for steps in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+        ticks = [m * 10.0**e for e in range(-3, 7) for m in steps]
+        ticks = [t for t in ticks if low <= t <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks
 
 
 def _shed(axis: Any, x: list[float], shown: list[Level]) -> None:
@@ -75,16 +79,14 @@ def _shed(axis: Any, x: list[float], shown: list[Level]) -> None:
     axis.set_ylabel("% refused")
     axis.set_ylim(0, max(10.0, 105 * max(f.shed for f in shown)))
     axis.set_xlim(left=0)
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
+    bare(axis)
 
 
 def _throughput(axis: Any, x: list[float], shown: list[Level]) -> None:
     axis.plot(x, [f.requests_per_s for f in shown], "o-", color=COLOURS[2], markersize=4)
     axis.set_ylabel("replies/s")
     axis.set_ylim(0, 1.15 * max(f.requests_per_s for f in shown) or 1.0)
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
+    bare(axis)
 
 
 def _capacity(upper: Any, lower: Any, per_s: float) -> None:

@@ -6,7 +6,7 @@ import enum
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -239,6 +239,7 @@ class Report:
 
     Attributes:
         target: what was loaded: the bundle, or the address.
+        reply_format: of the native protocol: npy, png or json.
         checked_by: what the images were compared with.
         client: what the generator itself costs a request, against a server that does nothing:
             ``cpu_ms`` and ``round_trip_ms``.
@@ -253,7 +254,7 @@ class Report:
     digest: str
     variant: str
     protocol: str
-    format: str
+    reply_format: str
     checked_by: str
     machine: dict[str, str]
     versions: dict[str, str]
@@ -263,10 +264,6 @@ class Report:
     ready_s: float | None = None
     problem: str | None = None
     memory_mb: dict[str, float] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
     @property
     def failed(self) -> int:

@@ -142,7 +142,7 @@ async def measure(
         digest=served.digest,
         variant=served.variant,
         protocol=subject.protocol,
-        format=subject.form,
+        reply_format=subject.form,
         checked_by=_checked_by(check, subject.bundle),
         machine=machine.describe(),
         versions=versions(),

@@ -6,6 +6,7 @@ import pytest
 from mmf_deploy.serve.load.cli import app, verdict
 from mmf_deploy.serve.load.report import Outcome, Run, level
 
+from mmf_deploy import results
 from mmf_deploy.errors import MMFError, ParityError, ServiceError
 
 from .test_load_report import report, sent
@@ -30,7 +31,15 @@ def test_the_command_serves_a_bundle_and_writes_table_json_and_plot(tiny_bundle,
     assert [f["offered_per_s"] for f in found["levels"]] == [60, 120]
     assert found["machine"]["cores"].isdecimal()
     assert found["versions"]["aiohttp"]
+    assert said.rstrip().endswith(
+        f"written: {out / 'load.json'}, {out / 'load.md'}, {out / 'load.png'}"
+    )
     assert (out / "load.png").is_file()
+    common = results.read(out / "load.json")
+    assert common.kind == "load"
+    assert [row[0] for row in common.tables[0].rows] == ["60.0 req/s", "120 req/s"]
+    for line in common.tables[0].notes:
+        assert f"{line}\n" in said
 
 
 @pytest.mark.parametrize(
@@ -42,6 +51,8 @@ def test_the_command_serves_a_bundle_and_writes_table_json_and_plot(tiny_bundle,
         (["--rate", "fast"], "expected numbers such as 50,100, or auto"),
         (["--overload", "-1"], "expected more than 0"),
         (["--format", "pgn"], "did you mean 'png'?"),
+        (["--seconds", "nan"], "--seconds nan: expected more than 0"),
+        (["--server-options", "'"], '--server-options "\'": No closing quotation'),
         (["--check", "x"], "--check goes with the address"),
         (["http://127.0.0.1:9", "--threads", "1"], "--threads: for a server that is started here"),
     ],

@@ -14,7 +14,7 @@ from mmf_deploy.serve.load.report import (
     server_ms,
     summary,
 )
-from mmf_deploy.serve.load.table import notes
+from mmf_deploy.serve.load.table import notes, result, table
 from PIL import Image
 
 
@@ -99,7 +99,7 @@ def test_server_timings_are_medians_by_name():
 def report(levels, **changed):
     given = {
         "command": "mmf bench-serve", "target": "x", "model": "digits", "digest": "0" * 64,
-        "variant": "fp32", "protocol": "native", "format": "npy", "checked_by": "an engine",
+        "variant": "fp32", "protocol": "native", "reply_format": "npy", "checked_by": "an engine",
         "machine": {"cpu": "a CPU", "cores": "2"}, "versions": {},
         "client": {"cpu_ms": 0.1, "round_trip_ms": 0.2}, "levels": levels, **changed,
     }  # fmt: skip
@@ -141,3 +141,36 @@ def test_notes_tell_refusals_failures_memory_and_wrong_images():
     assert "100 MB before, 130 at most, 110 after" in text
     assert "0.100 ms of processor time a request" in text
     assert "FAILED" not in text
+
+
+def test_notes_tell_bottlenecks_recovery_noise_and_how_the_server_ended():
+    busy = Run(1.0, 0.0, images=1, per_s=1, sent=[sent(0, 5)], client_cores=0.95, other_cores=0.5)
+    busy.probes = [sent(1000, 9)]
+    ended = "the server ended with exit code 1: it said nothing"
+    text = "\n".join(notes(report([level(busy)], ready_s=0.5, problem=ended)))
+    assert "1.00 req/s: the generator was the bottleneck: it used 0.95" in text
+    assert "1.00 req/s: images came 9 ms after the load had ended (0 refusals before)" in text
+    assert "other processes used up to 0.50 cores" in text
+    assert "ready after 0.50 s" in text
+    assert text.endswith(ended)
+
+
+def test_the_table_has_a_row_a_level_and_only_columns_that_something_is_in():
+    first = level(Run(1.0, 0.0, images=1, concurrency=4, sent=[sent(0, 5)], deadline_ms=10.0))
+    shown = table(report([first, opened(200, 80.0, refused=50)]))
+    assert list(shown.columns) == ["load", "req/s", "img/s", "p50", "p90", "p99", "max", "shed",
+                                   "in time", "MB"]  # fmt: skip
+    assert [row[0] for row in shown.rows] == ["4 at once", "200 req/s"]
+    assert [row[-3:] for row in shown.rows] == [["0.0%", "100.0%", ""], ["50.0%", "", "130"]]
+    assert "in time" not in table(report([opened(50, 2.0)])).columns
+    assert shown.title == (
+        f"digits ({'0' * 12}), native npy, one image a request: milliseconds until the reply"
+    )
+
+
+def test_the_common_form_keeps_every_number():
+    found = result(report([opened(50, 2.0)], capacity_per_s=70.0)).as_dict()
+    assert found["format"] == 1
+    assert (found["reply_format"], found["capacity_per_s"]) == ("npy", 70.0)
+    assert found["levels"][0]["latency_ms"]["p50"] > 0
+    assert found["levels"][0]["checked"] == {"identical": 50, "within_one": 0, "wrong": 0}

@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 from mmf_deploy.training.bench_step import Plan, measure, rows, time_step
-from mmf_deploy.training.bench_step_cli import DEFAULTS, _command, conclusions
+from mmf_deploy.training.bench_step_plot import plot
+from mmf_deploy.training.bench_step_report import conclusions, table
 from mmf_deploy.training.read_recipe import load_config
 from mmf_deploy.training.step_variants import (
     BASELINE,
@@ -20,8 +21,9 @@ from mmf_deploy.training.step_variants import (
     variants,
 )
 from mmf_deploy.training.training_step import TrainingStep
+from PIL import Image
 
-from mmf_deploy import cli
+from mmf_deploy import cli, results
 from mmf_deploy.errors import ConfigError
 from mmf_deploy.spec import SampleSpec
 
@@ -72,8 +74,8 @@ def test_flow_matching_is_the_unit(report):
 
 
 def test_the_report_says_what_it_takes_to_repeat_it(report):
-    record = json.loads(json.dumps(report.as_dict()))
-    assert record["command"] == "mmf bench-step"
+    record = json.loads(json.dumps(report.result().as_dict()))
+    assert (record["kind"], record["command"]) == ("step", "mmf bench-step")
     assert {"cpu", "cores"} <= record["machine"].keys()
     assert record["versions"]["torch"] == torch.__version__
     assert record["config"]["network"]["model_channels"] == 8
@@ -150,7 +152,28 @@ def mmf(monkeypatch, *args) -> int:
     return 0
 
 
-def test_the_command_ends_with_the_table_and_the_file(monkeypatch, capsys, tmp_path):
+def test_the_table_has_every_row_and_what_follows_from_it(report):
+    shown = table(report)
+    assert [len(row) for row in shown.rows] == [len(shown.columns)] * len(report.rows)
+    assert shown.title.startswith("One optimiser step, batch 8 of 1×8×8, 0.0M parameters, cpu")
+    flow, first, *_, last = (dict(zip(shown.columns, row, strict=True)) for row in shown.rows)
+    assert (flow["objective"], flow["derivative"], flow["λ"]) == ("flow-matching", "", "")
+    assert (flow["× flow matching"], flow["p10–p90"]) == ("1.00", "1.00–1.00")
+    assert (first["derivative"], first["r ≠ t"], first["λ"]) == ("jvp", "25%", "0")
+    assert (last["objective"], last["r ≠ t"], last["× faster than naive"]) == (NAIVE, "", "")
+    assert shown.notes[0].endswith("over 2 rounds")
+    assert shown.notes[1:] == conclusions(report.rows)
+
+
+def test_the_picture_has_a_bar_for_each_kind_of_step(report, tmp_path):
+    plot(report, tmp_path / "step.png")
+    pixels = np.asarray(Image.open(tmp_path / "step.png").convert("RGB"))
+    assert min(pixels.shape[:2]) > 500
+    for bar in ("8c8c8c", "1f6fb2", "d1652a", "2a8a57"):  # flow matching, jvp, difference, naive
+        assert (pixels == np.frombuffer(bytes.fromhex(bar), np.uint8)).all(axis=2).sum() > 500
+
+
+def test_the_command_ends_with_the_table_and_the_files(monkeypatch, capsys, tmp_path):
     recipe, out = tmp_path / "tiny.yaml", tmp_path / "out"
     recipe.write_text(yaml.safe_dump(RECIPE.model_dump(mode="json")))
     options = ["--shape", "1,4,4", "--gap-fraction", "0.5", "--batch", "4", "--seconds", "0.01",
@@ -159,16 +182,12 @@ def test_the_command_ends_with_the_table_and_the_file(monkeypatch, capsys, tmp_p
     said = capsys.readouterr().out
     for part in ("finite_difference", "λ=0, r ≠ t for 50%", "λ=1, r ≠ t for 50%", "than the naive"):
         assert part in said
-    assert f"written: {out / 'bench-step.json'}" in said
-    record = json.loads((out / "bench-step.json").read_text())
-    assert record["command"] == shlex.join(["mmf", "bench-step", str(recipe), *options])
-    assert len(record["rows"]) == 1 + 6 + 2
-
-
-def test_the_recorded_command_names_no_defaults():
-    assert _command("cifar10-small", DEFAULTS) == "mmf bench-step"
-    given = {**DEFAULTS, "--batch": "8"}
-    assert _command("digits", given) == "mmf bench-step digits --batch 8"
+    names = ("bench-step.json", "bench-step.md", "bench-step.png")
+    assert said.endswith(f"written: {', '.join(str(out / name) for name in names)}\n")
+    assert all((out / name).is_file() for name in names)
+    found = results.read(out / "bench-step.json")
+    assert found.command == shlex.join(["mmf", "bench-step", str(recipe), *options])
+    assert len(found.content["rows"]) == len(found.tables[0].rows) == 1 + 6 + 2
 
 
 @pytest.mark.parametrize(
