@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := train,export,serve,client,cpu,openvino,bench,demo
 
-.PHONY: quickstart test test-ray demo web screenshots bench-demo check-image lint format bench-serve bench-cifar10 bench-cifar10-gpu bench-digits export-study bench-step objectives results digits-bundle \
-	clean help
+.PHONY: quickstart test test-ray demo web screenshots check-image lint format objectives \
+	export-study results report digits-bundle clean help bench bench-cifar10 bench-cifar10-gpu \
+	bench-digits bench-step bench-serve bench-demo bench-limit bench-peers bench-scale \
+	bench-plan bench-repeat
 
 help:
 	@echo "make quickstart     train, export, benchmark and serve digits (minutes on two cores)"
@@ -17,9 +19,16 @@ help:
 	@echo "make check-image    lint the Dockerfile, run its install lines and what they install"
 	@echo "make bench-serve    the service against its engine, under overload, and against LitServe"
 	@echo "make bench-demo     clicks in the demo, and the browser page from load to first image"
-	@echo "make bench-cifar10  latency of the 55.9M CIFAR-10 network against PyTorch (10 minutes)"
-	@echo "make bench-digits   latency of every variant of the digits network"
-	@echo "make bench-cifar10-gpu  the same on an NVIDIA GPU, batch 1 to 256"
+	@echo "make bench          latency of the embedded digits, against PyTorch and this machine's limit"
+	@echo "make bench-cifar10  the same of the 55.9M CIFAR-10 network, with a profile (15 minutes)"
+	@echo "make bench-digits   the same of every variant of the digits network"
+	@echo "make bench-cifar10-gpu  the same on an NVIDIA GPU, batch 1 to 512"
+	@echo "make bench-limit    is the floor right? a plain matrix product and a plain convolution"
+	@echo "make bench-peers    other tools with the same weights, in turns with ours"
+	@echo "make bench-scale    cost against batch, resolution and width"
+	@echo "make bench-plan     how many replicas a rate needs; the queue simulated and measured"
+	@echo "make bench-repeat   three runs of make bench: how well do its ratios repeat?"
+	@echo "make report         every committed result as one HTML page"
 	@echo "make export-study   forms of its graph, and int8 layer by layer (20 minutes)"
 	@echo "make bench-step     what an optimiser step costs against flow matching (10 minutes)"
 	@echo "make objectives     train digits with every objective, three seeds each (40 minutes)"
@@ -68,21 +77,49 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-cifar10: $(VENV)/.installed
+bench: $(VENV)/.installed
+	$(BIN)/mmf bench --out runs/bench
+
+bundles/cifar10-random: $(VENV)/.installed
 	$(BIN)/mmf train cifar10-random --out runs/cifar10-random
 	$(BIN)/mmf export runs/cifar10-random --out bundles/cifar10-random --force \
 		--target onnxruntime-cpu,openvino,plain --precision fp32,bf16,int8
-	$(BIN)/mmf bench bundles/cifar10-random --baseline runs/cifar10-random --pytorch eager,compile,bf16 \
-		--batches 1 --threads $$(nproc) --seconds 180 --out runs/cifar10-random/bench
+
+bench-cifar10: bundles/cifar10-random
+	$(BIN)/mmf bench bundles/cifar10-random --baseline runs/cifar10-random \
+		--pytorch compile,bf16,compile-bf16 --batches 1 --threads $$(nproc) --seconds 240 \
+		--profile --out benchmarks/results/cifar10-random-cpu
+
+bench-limit: $(VENV)/.installed
+	$(BIN)/mmf bench-limit --out benchmarks/results
+
+bench-peers: bundles/cifar10-random
+	$(BIN)/python benchmarks/peers/run.py --checkpoint runs/cifar10-random \
+		--bundle bundles/cifar10-random --out benchmarks/results
+
+bench-scale: $(VENV)/.installed
+	$(BIN)/python benchmarks/scale.py --out benchmarks/results/scale-cpu
+
+bench-plan: $(VENV)/.installed
+	$(BIN)/mmf plan --rate 500 --p99 50ms --check --out benchmarks/results/plan-cpu
+
+bench-repeat: $(VENV)/.installed
+	$(BIN)/python benchmarks/repeat.py
 
 # needs an NVIDIA GPU, and onnxruntime-gpu in place of onnxruntime
 bench-cifar10-gpu: $(VENV)/.installed
 	$(BIN)/mmf train cifar10-random --out runs/cifar10-random
 	$(BIN)/mmf export runs/cifar10-random --out bundles/cifar10-random-gpu --force \
 		--target onnxruntime-cuda --precision fp32,fp16
+	$(BIN)/mmf selftest bundles/cifar10-random-gpu --device cuda
+	for mode in eager tf32 bf16 fp16 cudagraph cudagraph-tf32 cudagraph-bf16 cudagraph-fp16; do \
+		$(BIN)/mmf selftest bundles/cifar10-random-gpu --device cuda --engine pytorch \
+			--checkpoint runs/cifar10-random --mode $$mode || exit 1; done
 	$(BIN)/mmf bench bundles/cifar10-random-gpu --baseline runs/cifar10-random --device cuda \
-		--pytorch eager,compile,channels_last,bf16,compile-bf16,cudagraph \
-		--batches 1,8,64,256 --threads 1 --seconds 30 --out runs/cifar10-random/bench-gpu
+		--pytorch $(GPU_MODES) --batches 1,2,4,8,16,32,64,128,256,512 --threads 1 --seconds 30 \
+		--out benchmarks/results/cifar10-random-gpu
+
+GPU_MODES := tf32,bf16,fp16,compile,compile-tf32,compile-bf16,compile-fp16,cudagraph,cudagraph-tf32,cudagraph-bf16,cudagraph-fp16
 
 FORMS := mmf export runs/cifar10-random --target onnxruntime-cpu,openvino --tune --samples 16
 CURVE := mmf export runs/cifar10-random --target onnxruntime-cpu,openvino --precision int8 --curve
@@ -107,31 +144,31 @@ bench-digits: $(VENV)/.installed
 	$(BIN)/mmf train digits --out runs/digits
 	$(BIN)/mmf export runs/digits --out bundles/digits-all --force \
 		--target onnxruntime-cpu,openvino,plain --precision fp32,bf16,int8
-	$(BIN)/mmf bench bundles/digits-all --baseline runs/digits --batches 1 --threads 1 \
-		--seconds 30 --out runs/digits/bench
+	$(BIN)/mmf bench bundles/digits-all --baseline runs/digits --pytorch compile,bf16 \
+		--threads 1 --seconds 40 --out benchmarks/results/digits-cpu
 
 bench-step: $(VENV)/.installed
-	$(BIN)/mmf bench-step --seconds 240 --device cpu --out runs/bench-step
-	cp runs/bench-step/bench-step.json benchmarks/results/bench-step-cpu.json
+	$(BIN)/mmf bench-step --seconds 240 --device cpu --out benchmarks/results/bench-step-cpu
 
 objectives: $(VENV)/.installed
 	$(BIN)/python benchmarks/objectives.py
 
-# measure anew what the README shows
-results: bench-cifar10 bench-digits export-study
+# measure anew what the pages show, one after the other on a quiet machine (an hour)
+results: bench-cifar10 bench-digits bench-limit bench-step bench-peers bench-scale bench-plan \
+		bench-repeat bench-serve
 	rm -rf runs/quickstart
 	$(BIN)/mmf quickstart
-	mkdir -p benchmarks/results/cifar10-random-cpu benchmarks/results/digits-cpu
-	cp runs/digits/bench/bench.json runs/digits/bench/bench.png benchmarks/results/digits-cpu/
-	cp runs/cifar10-random/bench/bench.json runs/cifar10-random/bench/bench.png \
-		benchmarks/results/cifar10-random-cpu/
 	cp runs/quickstart/quickstart.json benchmarks/results/quickstart-cpu.json
 	$(BIN)/python benchmarks/render.py
+
+report: $(VENV)/.installed
+	$(BIN)/mmf report benchmarks/results --out runs/report.html
 
 digits-bundle: $(VENV)/.installed
 	$(BIN)/mmf train digits --out runs/digits
 	$(BIN)/mmf export runs/digits --out mmf_deploy/assets/digits --force \
 		--precision fp32,int8 --steps 1,2,4
+	$(BIN)/python -m mmf_deploy.embedded runs/digits
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

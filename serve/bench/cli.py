@@ -1,111 +1,137 @@
-"""`mmf-bench`: latency per image, per engine and batch size, against PyTorch eager."""
+"""`mmf-bench`: latency per image, against PyTorch and against what the machine can do."""
 
 from __future__ import annotations
 
-import shlex
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmf_deploy.command_line import again, integers, words
 from mmf_deploy.errors import ConfigError, nearest
 from mmf_deploy.progress import TaskProgress
 
 if TYPE_CHECKING:
-    from .measure import Report
+    from mmf_deploy.bundle import Bundle
+    from mmf_deploy.results import Result
+
+    from .report import Report
+    from .subjects import Plan
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def bench(
+    ctx: typer.Context,
     bundle: Annotated[
         Path | None, typer.Argument(help="The bundle; the embedded digits if not given.")
     ] = None,
     baseline: Annotated[
         Path | None,
         typer.Option(
-            help="The checkpoint the bundle was made from: PyTorch eager is measured too."
+            help="The checkpoint the bundle was made from: PyTorch runs it, as the baseline. The "
+            "embedded digits bring theirs."
         ),
     ] = None,
-    device: Annotated[
+    engines: Annotated[
         str | None,
-        typer.Option(help="Device of the baseline: cpu or cuda; the first variant's."),
+        typer.Option(help="Engines to run every variant with, comma-separated; each variant's own "
+                     "if not given."),
     ] = None,
-    batches: Annotated[str, typer.Option(help="Batch sizes, comma-separated.")] = "1,8,64",
-    threads: Annotated[
+    variants: Annotated[
         str | None,
-        typer.Option(help="Compute threads, comma-separated; 1 and all cores if not given."),
+        typer.Option(help="Variants, comma-separated, or all; if not given, those of as many steps "
+                     "as the first."),
     ] = None,
     pytorch: Annotated[
         str,
-        typer.Option(help="Modes of the baseline, comma-separated: eager, compile, channels_last, "
-                     "bf16, compile-bf16, cudagraph."),
+        typer.Option(help="Ways of running the baseline beside eager, comma-separated, such as "
+                     "compile, bf16, compile-bf16, cudagraph-bf16."),
     ] = "eager",
-    variants: Annotated[
+    batches: Annotated[str, typer.Option(help="Batch sizes, comma-separated.")] = "1,8,64",
+    threads: Annotated[
         str | None,
-        typer.Option(help="Variants, comma-separated; every one that runs here if not given."),
+        typer.Option(help="Compute threads, comma-separated: each engine with each of them. If not "
+                     "given, 1 or all cores, whichever is faster at each batch size."),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Time per batch size, after warm-up.")] = 4.0,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda, of all; each variant's own if not given.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(help="At most so long for each batch size, after warm-up.")
+    ] = 10.0,
+    within: Annotated[
+        float,
+        typer.Option(help="Percent: a batch size is done when every ratio is known so well, with "
+                     "95% confidence."),
+    ] = 2.0,
+    limit: Annotated[
+        bool, typer.Option(help="Measure what the machine can do, and how near each engine comes.")
+    ] = True,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say which operators the time goes to.")
+    ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Directory for bench.json and bench.png.")
+        Path | None, typer.Option(help="Directory for bench.json, bench.md and the pictures.")
     ] = None,
 ) -> None:  # fmt: skip
     """Measure milliseconds per image; each engine in its own process, taking turns in one run."""
     from mmf_deploy import bundle as bundles
-    from mmf_deploy.embedded import digits_bundle
+    from mmf_deploy.embedded import digits_bundle, digits_checkpoint
     from mmf_deploy.machine import available_cores
 
-    from .measure import Plan, measure
+    from .measure import measure
+    from .subjects import Plan
 
-    if not seconds > 0:
-        raise ConfigError(f"--seconds {seconds:g}: expected more than 0")
     if out is not None:
         from mmf_deploy.results import prepare
 
         prepare(out)
-    sizes = _integers("--batches", batches)
-    counts = _integers("--threads", threads) if threads else sorted({1, available_cores()})
-    found = bundles.load(bundle or digits_bundle())
-    modes = _words(pytorch)
-    if baseline is not None:
-        _check_modes(modes)
-    elif modes != ("eager",):
-        raise ConfigError("--pytorch goes with --baseline, the checkpoint that PyTorch runs")
-    chosen = _words(variants) if variants else None
+    counts = integers("--threads", threads) if threads else sorted({1, available_cores()})
+    sizes = integers("--batches", batches)
+    if bundle is None and baseline is None and importlib.util.find_spec("torch"):
+        baseline = digits_checkpoint()
+    modes = words(pytorch)
+    _check_modes(modes, baseline)
     plan = Plan(
-        sizes, counts, seconds, checkpoint=baseline, device=device, modes=modes, variants=chosen
+        sizes,
+        counts if device in (None, "cpu") else counts[:1],
+        threads is not None,
+        seconds,
+        within / 100,
+        checkpoint=baseline,
+        device=device,
+        modes=modes,
+        variants=words(variants) if variants else None,
+        engines=words(engines) if engines else None,
+        limit=limit,
     )
+    plan.check()
+    found = bundles.load(bundle or digits_bundle())
     typer.echo(
-        f"benchmarking {found.manifest.name}: batch {batches}, threads "
-        f"{', '.join(map(str, counts))}, about {seconds:g} s a batch size"
+        f"benchmarking {found.manifest.name}: batch {', '.join(map(str, sizes))}, threads "
+        f"{', '.join(map(str, plan.threads))}, up to {seconds:g} s a batch size"
     )
-    command = _command(bundle, baseline, batches, threads, seconds, pytorch, variants, device)
     with _Progress(len(sizes)) as progress:
-        report = measure(found, plan, command, progress.show)
-    _table(report)
+        report = measure(found, plan, again(ctx, "mmf-bench"), progress.show)
+    where = _profiles(found, plan, report) if profile else None
+    for table in [*report.tables(), *(where.tables if where else [])]:
+        table.print()
+        typer.echo()
     if baseline is None:
         typer.echo("no --baseline CHECKPOINT given, so there is no ratio to PyTorch")
     if out is not None:
-        _write(report, out)
+        _write(report, where, out)
 
 
-def _integers(option: str, text: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"{option} {text!r}: expected integers such as 1,8,64") from None
-    if min(numbers) < 1:
-        raise ConfigError(f"{option} {text!r}: expected integers of at least 1")
-    return numbers
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(","))
-
-
-def _check_modes(modes: Sequence[str]) -> None:
+def _check_modes(modes: Sequence[str], baseline: Path | None) -> None:
+    if baseline is None:
+        if modes != ("eager",):
+            raise ConfigError("--pytorch goes with --baseline, the checkpoint that PyTorch runs")
+        return
     from mmf_deploy.engines.base import engine_class
 
     known = engine_class("pytorch").modes
@@ -116,33 +142,11 @@ def _check_modes(modes: Sequence[str]) -> None:
             )
 
 
-def _command(
-    bundle: Path | None,
-    baseline: Path | None,
-    batches: str,
-    threads: str | None,
-    seconds: float,
-    pytorch: str = "eager",
-    variants: str | None = None,
-    device: str | None = None,
-) -> str:
-    """The command that repeats this report, with every value that is not a default."""
-    parts = ["mmf-bench", *([str(bundle)] if bundle else [])]
-    parts += ["--baseline", str(baseline)] if baseline else []
-    parts += ["--device", device] if device else []
-    parts += ["--batches", batches] if batches != "1,8,64" else []
-    parts += ["--threads", threads] if threads else []
-    parts += ["--pytorch", pytorch] if pytorch != "eager" else []
-    parts += ["--variants", variants] if variants else []
-    parts += ["--seconds", f"{seconds:g}"] if seconds != 4.0 else []
-    return shlex.join(parts)
-
-
 class _Progress(TaskProgress):
-    """Percent of the whole benchmark, from the percent of each batch size."""
+    """Percent of the whole benchmark, from the percent of each batch size and of loading."""
 
     def __init__(self, sizes: int) -> None:
-        super().__init__("%", 100 * sizes)
+        super().__init__("%", 100 * (sizes + 1))
         self._seen: list[str] = []
 
     def show(self, what: str, done: int, status: str = "") -> None:
@@ -151,52 +155,24 @@ class _Progress(TaskProgress):
         super().show(what, 100 * (len(self._seen) - 1) + done, status)
 
 
-def _table(report: Report) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _profiles(bundle: Bundle, plan: Plan, report: Report) -> Result:
+    from .profiles import profiled, profiles
 
-    table = Table(
-        title=f"{report.bundle}: milliseconds per image; ×: times faster than PyTorch eager, "
-        "or than what the column names",
-        title_justify="left",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
-    others = list(dict.fromkeys(name for row in report.rows for name in row.versus))
-    columns = ["engine", "threads", "batch", "median", "p90", "p99", "img/s", "MB", "× eager",
-               *(f"× {name.removesuffix('-fp32')}" for name in others)]  # fmt: skip
-    for column in columns:
-        left = column == "engine"
-        table.add_column(column, justify="left" if left else "right", no_wrap=True)
-    for row in report.rows:
-        name = row.variant.removeprefix(f"{row.engine}-")
-        times = (row.median_ms, row.p90_ms, row.p99_ms)
-        table.add_row(
-            f"{row.engine} {name}",
-            str(row.threads),
-            str(row.batch),
-            *(f"{ms:.3f}" if ms < 10 else f"{ms:.1f}" for ms in times),
-            f"{row.images_per_s:,.0f}" if row.images_per_s >= 100 else f"{row.images_per_s:.1f}",
-            "" if row.memory_mb is None else f"{row.memory_mb:,.0f}",
-            *(_ratio(r) for r in (row.speedup, *(row.versus.get(name) for name in others))),
-        )
-    Console(width=118).print(table)
-    for line in report.left_out:
-        typer.echo(f"left out: {line}")
+    with TaskProgress("engines profiled", len(profiled(report))) as progress:
+        return profiles(bundle, plan, report, progress.show)
 
 
-def _ratio(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2f}×"
+def _write(report: Report, profile: Result | None, out: Path) -> None:
+    from mmf_deploy.results import Picture, write
 
+    from . import frontier, plot
+    from .report import quality_key
 
-def _write(report: Report, out: Path) -> None:
-    import json
-
-    from mmf_deploy import files
-
-    from .plot import plot
-
-    data, picture = out / "bench.json", out / "bench.png"
-    files.write_atomic(data, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
-    plot(report, picture)
-    typer.echo(f"written: {data}, {picture}")
+    pictures = [Picture("bench.png", f"{report.bundle}: milliseconds per image by engine")]
+    draw = {"bench.png": lambda path: plot.plot(report, path)}
+    if quality_key(report) is not None and len(frontier.frontier_rows(report)) > 1:
+        pictures.append(Picture("frontier.png", f"{report.bundle}: quality against latency"))
+        draw["frontier.png"] = lambda path: frontier.plot(report, path)
+    typer.echo(write(out, "bench", report.result(pictures), draw))
+    if profile is not None:
+        typer.echo(write(out, "profile", profile))

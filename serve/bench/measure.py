@@ -1,121 +1,37 @@
-"""Latency per image of the engines, taking turns in one run, against PyTorch eager."""
+"""Latency per image of engines that take turns with PyTorch and with the machine's limit."""
 
 from __future__ import annotations
 
 import platform
+import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mmf_deploy import __version__, machine
-from mmf_deploy.bundle import Bundle, Variant
-from mmf_deploy.engines.base import EngineOptions, engine_class
-from mmf_deploy.errors import ConfigError
+from mmf_deploy.bundle import Bundle
 
-from .worker import Setting, Subject, Worker
+from .limits import floors, graph_facts, limit_subjects, machine_rates
+from .report import Report
+from .rows import Row, Turns, certain, rows
+from .subjects import LIMIT, Plan, Setting, Subject, subjects
+from .worker import Facts, Worker
 
-BASELINE = "pytorch"
-EAGER = "eager fp32"
-"""What its eager mode is called in reports."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One engine with one number of threads at one batch size.
-
-    Attributes:
-        median_ms, p90_ms, p99_ms: of one call divided by the batch: milliseconds per image.
-        images_per_s: batch over the median time of a call.
-        speedup: how many times faster than the fastest PyTorch eager row of this batch: the
-            median over turns of the ratio within a turn; None where there is no baseline.
-        versus: the same against other baselines: each other mode of PyTorch, and a plain export.
-        memory_mb: resident memory of its process after this batch size.
-        calls: number of timed calls.
-    """
-
-    engine: str
-    variant: str
-    threads: int
-    batch: int
-    median_ms: float
-    p90_ms: float
-    p99_ms: float
-    images_per_s: float
-    speedup: float | None
-    calls: int
-    versus: dict[str, float] = field(default_factory=dict)
-    memory_mb: float | None = None
-
-
-@dataclass(frozen=True)
-class Report:
-    """A whole benchmark: rows, and what is needed to repeat them.
-
-    Attributes:
-        left_out: a line about each variant that does not run here.
-        graphs: by variant: nodes of its graph, and bytes of its file.
-    """
-
-    command: str
-    bundle: str
-    digest: str
-    parameters: int
-    machine: dict[str, str]
-    versions: dict[str, str]
-    rows: list[Row]
-    left_out: list[str] = field(default_factory=list)
-    graphs: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to measure.
-
-    Attributes:
-        batches: batch sizes.
-        threads: numbers of compute threads; every engine runs with each of them.
-        seconds: time to spend on each batch size, all engines together, after warm-up.
-        min_turns: turns of every engine, whatever ``seconds`` says.
-        checkpoint: of the PyTorch baseline, or None.
-        device: of the baseline: "cpu" or "cuda"; the first variant's if None.
-        modes: ways of running the baseline; "eager" is always among them.
-        variants: of the bundle; every one that runs here if None.
-    """
-
-    batches: Sequence[int]
-    threads: Sequence[int]
-    seconds: float = 4.0
-    min_turns: int = 4
-    checkpoint: Path | None = None
-    device: str | None = None
-    modes: Sequence[str] = ("eager",)
-    variants: Sequence[str] | None = None
-
-    @property
-    def turn_s(self) -> float:
-        """How long the timed calls of one turn last, at least one: 40 turns in all."""
-        return self.seconds / 40
-
-
-Turns = dict[Subject, list[list[float]]]
-"""Seconds of every timed call, by subject and turn."""
+OnProgress = Callable[[str, int], None]
+TURNS = 15
+"""So many turns of every subject are aimed at in the time there is."""
+TRIALS, TRIAL_S = 3, 0.005
+"""Turns, and their length, by which a number of threads is chosen."""
 
 
 def measure(
     bundle: Bundle,
     plan: Plan,
     command: str,
-    on_progress: Callable[[str, int], None] = lambda what, done: None,
+    on_progress: OnProgress = lambda what, done: None,
 ) -> Report:
     """Benchmark every variant of a bundle, and the baseline if there is a checkpoint.
 
@@ -127,153 +43,111 @@ def measure(
     Raises:
         ConfigError: a batch size or a number of threads below 1.
     """
-    if min(*plan.batches, *plan.threads, 1) < 1 or not plan.batches or not plan.threads:
-        raise ConfigError(
-            f"batch sizes {list(plan.batches)}, threads {list(plan.threads)}: "
-            "expected integers of at least 1"
-        )
-    subjects, left_out = _subjects(bundle, plan)
+    plan.check()
+    engines, left_out = subjects(bundle, plan)
+    limit, missing = limit_subjects(bundle, plan, engines)
     setting = Setting(bundle.path, plan.checkpoint, plan.device)
     plain = {v.name for v in bundle.manifest.variants if v.target == "plain"}
-    rows: list[Row] = []
-    with ExitStack() as stack:
-        workers = {s: stack.enter_context(Worker(setting, s)) for s in subjects}
+    found: list[Row] = []
+    with _workers(setting, [*engines, *limit], on_progress) as workers:
+        everything: dict[int, Turns] = {}
+        known: dict[Subject, Facts] = {}
         for batch in plan.batches:
-            turns = _time(workers, batch, plan, on_progress)
-            memory = {s: worker.memory_mb() for s, worker in workers.items()}
-            rows += _rows(turns, batch, plain, memory)
+            everything[batch], facts = _time(workers, batch, plan, on_progress)
+            known |= facts
+            least = floors(bundle, plan, everything[batch], facts, batch)
+            found += rows(everything[batch], batch, plain, facts, least)
     return Report(
         command=command,
         bundle=bundle.manifest.name,
         digest=bundle.digest,
         parameters=bundle.manifest.source.parameters,
-        machine=machine.describe(),
-        versions=_versions({s.engine for s in subjects}),
-        rows=rows,
-        left_out=left_out,
-        graphs={
-            v.name: {"nodes": v.graph.get("nodes", 0), "bytes": bundle.file(v).stat().st_size}
-            for v in bundle.manifest.variants
-        },
+        machine=machine.describe() | _device(known.values()),
+        versions=versions({s.engine for s in engines}),
+        rows=found,
+        left_out=[*left_out, *missing],
+        graphs=graph_facts(bundle, bool(limit)),
+        limit=machine_rates(everything, known),
+        quality={v.name: v.parity for v in bundle.manifest.variants},
+        quality_of_data=bundle.manifest.quality,
+        within=plan.within,
     )
 
 
-def _subjects(bundle: Bundle, plan: Plan) -> tuple[list[Subject], list[str]]:
-    """What is measured, and a line about each variant that does not run here."""
-    for name in plan.variants or ():
-        bundle.variant(name)  # or says which there are
-    runs, left_out = [], []
-    for v in bundle.manifest.variants:
-        if plan.variants is not None and v.name not in plan.variants:
-            continue
-        reason = _why_not(v)
-        if reason is None:
-            runs.append(v)
-        else:
-            left_out.append(f"{v.name}: {reason}")
-    subjects = []
-    for threads in plan.threads:
-        if plan.checkpoint is not None:
-            modes = dict.fromkeys(["eager", *plan.modes])
-            every = dict.fromkeys(v.steps for v in runs)
-            subjects += [
-                Subject(BASELINE, _mode_name(m, steps), threads, m, steps)
-                for steps in every
-                for m in modes
-            ]
-        subjects += [Subject(v.engine, v.name, threads, steps=v.steps) for v in runs]
-    if not subjects:
-        raise ConfigError(f"{bundle.path}: nothing of it runs here: {'; '.join(left_out)}")
-    return subjects, left_out
-
-
-def _mode_name(mode: str, steps: int) -> str:
-    name = EAGER if mode == "eager" else mode
-    return name if steps == 1 else f"{name} {steps}step"
-
-
-def _why_not(variant: Variant) -> str | None:
-    """Why a variant is not measured here; None if it is."""
-    if variant.target == "web":
-        return "runs in a browser"
-    try:
-        options = EngineOptions(device=variant.device)
-        return engine_class(variant.engine).unavailable(options)
-    except ModuleNotFoundError as e:
-        return f"the package {e.name!r} is not installed"
+@contextmanager
+def _workers(
+    setting: Setting, wanted: Sequence[Subject], on_progress: OnProgress
+) -> Iterator[dict[Subject, Worker]]:
+    """All processes: their imports at the same time, then opened one after the other."""
+    with ExitStack() as stack:
+        on_progress("loading", 0)
+        engines = {s: Worker(setting, s).start() for s in wanted if s.engine != LIMIT}
+        for worker in engines.values():
+            stack.callback(worker.stop)
+        for worker in engines.values():
+            worker.wait()
+        workers: dict[Subject, Worker] = {}
+        fastest: dict[str, str | None] = {}
+        for k, subject in enumerate(wanted):
+            how = subject._replace(mode=fastest.get(subject.variant))
+            worker = engines.get(subject) or Worker(setting, how)
+            workers[subject] = stack.enter_context(worker)
+            if subject.engine == LIMIT:
+                fastest.setdefault(subject.variant, worker.facts().library)
+            on_progress("loading", round(100 * (k + 1) / len(wanted)))
+        yield workers
 
 
 def _time(
-    workers: Mapping[Subject, Worker],
-    batch: int,
-    plan: Plan,
-    on_progress: Callable[[str, int], None],
-) -> Turns:
-    turns: Turns = {subject: [] for subject in workers}
+    workers: Mapping[Subject, Worker], batch: int, plan: Plan, on_progress: OnProgress
+) -> tuple[Turns, dict[Subject, Facts]]:
+    on_progress(f"batch {batch}", 0)
     for worker in workers.values():
-        # what is compiled or allocated at the first use of a batch size is not on the clock
-        on_progress(f"batch {batch}", 0)
-        worker.turn(batch, 0.0)
+        worker.fresh()
+        worker.turn(batch, 0.0)  # what is compiled or allocated at first is not on the clock
+    if not plan.every_thread:
+        workers = _with_best_threads(workers, batch)
+    turns: Turns = {subject: [] for subject in workers}
     begin = time.perf_counter()
-    count = 0
-    while count < plan.min_turns or time.perf_counter() < begin + plan.seconds:
-        for subject, worker in workers.items():
-            turns[subject].append(worker.turn(batch, plan.turn_s))
-            share = min(1.0, (time.perf_counter() - begin) / plan.seconds)
-            on_progress(f"batch {batch}", round(100 * share))
+    turn_s = plan.seconds / TURNS / len(workers)
+    order = random.Random(batch)
+    over, count = 0.0, 0
+    while over < 1:
+        # another order each round, so that none always follows the same neighbour
+        for subject in order.sample(list(workers), len(workers)):
+            # the uncounted call at the beginning takes its share of the time, too
+            turns[subject].append(workers[subject].take(batch, turn_s / 2))
+            spent = (time.perf_counter() - begin) / plan.seconds
+            on_progress(f"batch {batch}", min(99, round(100 * spent)))
         count += 1
-    return turns
+        enough = count >= plan.min_turns
+        over = 1.0 if enough and certain(turns, plan.within) else spent if enough else 0.0
+    on_progress(f"batch {batch}", 100)
+    return turns, {subject: worker.facts() for subject, worker in workers.items()}
 
 
-def _rows(
-    turns: Turns,
-    batch: int,
-    plain: Collection[str] = (),
-    memory: Mapping[Subject, float | None] | None = None,
-) -> list[Row]:
-    calls = {s: np.concatenate([np.array(t) for t in every]) for s, every in turns.items()}
-    by_turn = {s: np.array([np.median(t) for t in every]) for s, every in turns.items()}
-    baselines: dict[str, list[Subject]] = {}
-    for s in turns:
-        if s.engine == BASELINE or s.variant in plain:
-            baselines.setdefault(s.variant, []).append(s)
-    # the fastest baseline, whatever its number of threads: an easier one would flatter us
-    best = {
-        name: min(subjects, key=lambda s: float(np.median(calls[s])))
-        for name, subjects in baselines.items()
-    }
-    rows = []
-    for subject, seconds in calls.items():
-        median, p90, p99 = np.percentile(seconds * 1e3 / batch, [50, 90, 99])
-        ratios = {
-            name: round(float(np.median(by_turn[other] / by_turn[subject])), 3)
-            for name, other in best.items()
-            if other.steps == subject.steps  # two steps cannot be compared with one
-        }
-        rows.append(
-            Row(
-                engine=subject.engine,
-                variant=subject.variant,
-                threads=subject.threads,
-                batch=batch,
-                median_ms=round(float(median), 4),
-                p90_ms=round(float(p90), 4),
-                p99_ms=round(float(p99), 4),
-                images_per_s=round(1e3 / float(median), 1),
-                speedup=ratios.pop(_mode_name("eager", subject.steps), None),
-                calls=len(seconds),
-                versus=ratios,
-                memory_mb=(memory or {}).get(subject),
-            )
-        )
-    return rows
+def _with_best_threads(workers: Mapping[Subject, Worker], batch: int) -> dict[Subject, Worker]:
+    """Of each engine the number of threads that is fastest in a trial, and the limits for it."""
+    trials: dict[Subject, list[float]] = {s: [] for s in workers if s.engine != LIMIT}
+    for _ in range(TRIALS):
+        for subject, taken in trials.items():
+            taken.append(float(np.median(workers[subject].turn(batch, TRIAL_S))))
+    best: dict[Subject, Subject] = {}
+    for subject, taken in trials.items():
+        alike = subject._replace(threads=0)
+        if alike not in best or np.median(taken) < np.median(trials[best[alike]]):
+            best[alike] = subject
+    used = {s.threads for s in best.values()}
+    limit = [s for s in workers if s.engine == LIMIT and s.threads in used]
+    return {s: workers[s] for s in [*best.values(), *limit]}
 
 
 _PACKAGES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",),
              "pytorch": ("torch",), "aoti": ("torch",), "tensorrt": ("tensorrt",)}  # fmt: skip
 
 
-def _versions(engines: Collection[str]) -> dict[str, str]:
+def versions(engines: Collection[str]) -> dict[str, str]:
+    """Of everything that took part."""
     found = {"mmf-deploy": __version__, "python": platform.python_version()}
     for package in ("numpy", *(p for e in sorted(engines) for p in _PACKAGES.get(e, ()))):
         try:
@@ -281,3 +155,11 @@ def _versions(engines: Collection[str]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _device(facts: Collection[Facts]) -> dict[str, str]:
+    """What the engines say of their GPU."""
+    return {k: v for f in facts for k, v in (f.about or {}).items() if k in ("gpu", "driver")}
+
+
+__all__ = ["LIMIT", "OnProgress", "Plan", "Report", "Setting", "Subject", "measure", "versions"]

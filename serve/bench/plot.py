@@ -5,46 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmf_deploy.errors import require
+from mmf_deploy.figures import COLOURS, GREY, figure, save
 
-from .measure import BASELINE, EAGER, Report, Row
+from .report import Report
+from .rows import Row
+from .subjects import BASELINE, EAGER
 
-GREY = "#8c8c8c"
+GREYS = (GREY, "#b5b5b5", "#5f5f5f", "#d0d0d0")
 MANY = 3
 """More engines than this need narrower labels, and a legend outside."""
-COLOURS = ("#1f6fb2", "#d1652a", "#2a8a57", "#8a4fb5", "#b8860b", "#c2417f", "#3aa0a8", "#6b6b2a")
 
 
 def plot(report: Report, path: Path) -> None:
     """Latency per image and the speed-up over PyTorch eager, as a PNG."""
-    matplotlib = require("matplotlib", "bench")
-    matplotlib.use("Agg")
-    plt: Any = require("matplotlib.pyplot", "bench")
     series = best_rows(report)
     if len({row.batch for row in report.rows}) == 1:
-        figure, axis = plt.subplots(figsize=(8, 1.5 + 0.36 * len(series)))
-        _one_batch(axis, series)
+        drawn = figure(8, 1.5 + 0.36 * len(series))
+        _one_batch(drawn.subplots(), series)
     else:
-        figure = _several_batches(plt, series)
-    figure.suptitle(
+        drawn = _several_batches(series)
+    drawn.suptitle(
         f"{report.bundle}: {report.parameters / 1e6:.2f}M parameters, {report.machine['cpu']}",
         fontsize=11,
     )
-    figure.tight_layout()
-    figure.savefig(path, dpi=130, bbox_inches="tight")
-    plt.close(figure)
+    save(drawn, path)
 
 
-def _several_batches(plt: Any, series: Series) -> Any:
+def _several_batches(series: Series) -> Any:
     """Lines of latency by batch size, and bars of the speed-up where there is a baseline."""
     with_ratio = any(r.speedup is not None and not _is_baseline(r) for r in _rows(series))
     many = len(series) > MANY
-    figure, axes = plt.subplots(
-        1,
-        2 if with_ratio else 1,
-        figsize=((14 if many else 10) if with_ratio else 5.5, 4.6 if many else 4),
-        squeeze=False,
-    )
+    drawn = figure((14 if many else 10) if with_ratio else 5.5, 4.6 if many else 4)
+    axes = drawn.subplots(1, 2 if with_ratio else 1, squeeze=False)
     _latency(axes[0][0], series)
     if with_ratio:
         _speedup(axes[0][1], series)
@@ -53,7 +45,7 @@ def _several_batches(plt: Any, series: Series) -> Any:
                            loc="center left", bbox_to_anchor=(1.0, 0.5))  # fmt: skip
     else:
         axes[0][0].legend(frameon=False)
-    return figure
+    return drawn
 
 
 def _one_batch(axis: Any, series: Series) -> None:
@@ -64,12 +56,15 @@ def _one_batch(axis: Any, series: Series) -> None:
     for k, ((engine, variant), (row,)) in enumerate(reversed(series.items())):
         axis.barh(k, row.median_ms, 0.7, color=colour_of[engine, variant])
         axis.plot([row.median_ms, row.p90_ms], [k, k], color="#333333", linewidth=1)
+        if row.floor_ms is not None:
+            axis.plot([row.floor_ms] * 2, [k - 0.35, k + 0.35], color="#000000", linewidth=2)
         ratio = "" if row.speedup is None else f"   {row.speedup:.2f}×"
         axis.text(row.p90_ms + longest / 80, k, f"{row.median_ms:.3g} ms{ratio}",
                   va="center", fontsize=9)  # fmt: skip
     axis.set_yticks(range(len(series)), [_name(*key) for key in reversed(series)])
     axis.set_xlim(0, longest * 1.22)
-    axis.set_xlabel(f"milliseconds per image at batch {batch}: median, line up to p90")
+    floor = "; black: the floor" if any(r.floor_ms is not None for r in _rows(series)) else ""
+    axis.set_xlabel(f"milliseconds per image at batch {batch}: median, line up to p90{floor}")
     axis.spines[["top", "right"]].set_visible(False)
 
 
@@ -78,7 +73,11 @@ def _rows(series: Series) -> list[Row]:
 
 
 def _is_baseline(row: Row) -> bool:
-    return row.engine == BASELINE and row.variant.startswith(EAGER)
+    return _is_eager(row.engine, row.variant)
+
+
+def _is_eager(engine: str, variant: str) -> bool:
+    return engine == BASELINE and variant.startswith(EAGER)
 
 
 Series = dict[tuple[str, str], list[Row]]
@@ -98,10 +97,11 @@ def best_rows(report: Report) -> Series:
 
 
 def colours(series: Series) -> dict[tuple[str, str], str]:
-    """Grey for PyTorch eager, another colour for everything else."""
-    others = [key for key in series if key != (BASELINE, EAGER)]
-    found = {key: COLOURS[k % len(COLOURS)] for k, key in enumerate(others)}
-    return {(BASELINE, EAGER): GREY, **found}
+    """Greys for PyTorch eager in each number of steps, other colours for everything else."""
+    eager = [key for key in series if _is_eager(*key)]
+    others = [key for key in series if not _is_eager(*key)]
+    greys = {key: GREYS[k % len(GREYS)] for k, key in enumerate(eager)}
+    return greys | {key: COLOURS[k % len(COLOURS)] for k, key in enumerate(others)}
 
 
 def _name(engine: str, variant: str) -> str:
@@ -135,7 +135,7 @@ def _decade_ticks(low: float, high: float) -> list[float]:
 
 
 def _speedup(axis: Any, series: Series) -> None:
-    shown = [(key, rows) for key, rows in series.items() if key != (BASELINE, EAGER)]
+    shown = [(key, rows) for key, rows in series.items() if not _is_eager(*key)]
     colour_of = colours(series)
     width = 0.8 / len(shown)
     for k, ((engine, variant), rows) in enumerate(shown):

@@ -1,4 +1,4 @@
-"""One engine in a process of its own, measured when it is its turn.
+"""One subject in a process of its own, measured when it is its turn.
 
 Engines in one process would share an allocator and thread pools, and each would run in a
 state that the other left behind. In production they do not meet, so they do not here.
@@ -6,68 +6,55 @@ state that the other left behind. In production they do not meet, so they do not
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import time
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Self
 
-import numpy as np
+from . import runners
+from .process import Process
+from .runners import Facts, Turn
+from .subjects import LIMIT, Setting, Subject
 
-from mmf_deploy import bundle as bundles
-from mmf_deploy import noise
-from mmf_deploy.engines.base import Engine, EngineOptions, open_engine
-from mmf_deploy.errors import EngineError, MMFError
-
-
-class Subject(NamedTuple):
-    """What is measured against each other.
-
-    Attributes:
-        variant: of the bundle; for PyTorch, which reads none, a name for the mode.
-        mode: of the engine; its first one if None.
-        steps: network evaluations per sample.
-    """
-
-    engine: str
-    variant: str
-    threads: int
-    mode: str | None = None
-    steps: int = 1
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a worker runs: one engine on one bundle.
-
-    Attributes:
-        checkpoint, device: of the PyTorch baseline.
-    """
-
-    bundle: Path
-    checkpoint: Path | None
-    device: str | None = None
+__all__ = ["Facts", "Setting", "Subject", "Turn", "Worker"]
 
 
 class Worker:
-    """One subject in a process of its own; use as a context manager."""
+    """One subject in a process of its own; use as a context manager.
+
+    It gets ready in three steps, so that several may import their packages at the same time and
+    yet be opened one after the other: how long that takes is measured.
+    """
 
     def __init__(self, setting: Setting, subject: Subject) -> None:
-        self._arguments = setting, subject
-        self._name = subject.engine
+        limit = subject.engine == LIMIT
+        name = f"the limit in {subject.variant}" if limit else f"engine {subject.engine!r}"
+        self.process = Process(name, runners.serve, setting, subject)
+        self._state = "new"
+
+    def start(self) -> Self:
+        """Start the process, which begins to import what it needs."""
+        self.process.start()
+        self._state = "started"
+        return self
+
+    def wait(self) -> None:
+        """Until its imports are done.
+
+        Raises:
+            EngineError: the bundle cannot be read, or a package is missing.
+        """
+        if self._state == "started":
+            self.process.answer()
+            self._state = "imported"
 
     def __enter__(self) -> Self:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, *self._arguments), name=self._name, daemon=True
-        )
-        self._process.start()
-        theirs.close()
-        self._receive()  # ready, or why not
+        if self._state == "new":
+            self.start()
+        try:
+            self.wait()
+            self.process.ask(("open",))
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(
@@ -76,10 +63,11 @@ class Worker:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._pipe.close()  # its end: the worker leaves
-        self._process.join(10)
-        if self._process.is_alive():
-            self._process.kill()
+        self.stop()
+
+    def stop(self) -> None:
+        """End the process, ready or not."""
+        self.process.stop()
 
     def turn(self, batch: int, seconds: float) -> list[float]:
         """Seconds of each timed call of one turn, after one that is not counted.
@@ -87,78 +75,22 @@ class Worker:
         Raises:
             EngineError: the engine failed, or its process died.
         """
-        with contextlib.suppress(OSError):  # a dead worker is found by what follows
-            self._pipe.send((batch, seconds))
-        times: list[float] = self._receive()
-        return times
+        return self.take(batch, seconds).seconds
+
+    def take(self, batch: int, seconds: float) -> Turn:
+        """Like ``turn``, with everything that was measured in it."""
+        found: Turn = self.process.ask(("turn", batch, seconds))
+        return found
+
+    def fresh(self) -> None:
+        """Forget the peak of its memory."""
+        self.process.ask(("fresh",))
+
+    def facts(self) -> Facts:
+        """What there is to know of it now."""
+        found: Facts = self.process.ask(("facts",))
+        return found
 
     def memory_mb(self) -> float | None:
-        """Resident memory of the process now, in megabytes; None where the system does not say."""
-        with contextlib.suppress(OSError):
-            self._pipe.send(None)
-        found: float | None = self._receive()
-        return found
-
-    def _receive(self) -> Any:
-        try:
-            found = self._pipe.recv()
-        except (EOFError, OSError):
-            self._process.join(5)
-            code = self._process.exitcode
-            raise EngineError(f"engine {self._name!r} died, exit code {code}") from None
-        if isinstance(found, MMFError):
-            raise found
-        return found
-
-
-def _serve(pipe: Connection, setting: Setting, subject: Subject) -> None:
-    """The worker's process: open the engine, then run turns until the pipe closes."""
-    try:
-        bundle = bundles.load(setting.bundle)
-        with _open(bundle, setting, subject) as engine:
-            pipe.send(None)
-            while True:
-                asked = pipe.recv()
-                pipe.send(_resident_mb() if asked is None else _turn(engine, *asked))
-    except (EOFError, KeyboardInterrupt):
-        return
-    except MMFError as e:
-        pipe.send(e)
-
-
-def _resident_mb() -> float | None:
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    lines = [line for line in status.read_text().splitlines() if line.startswith("VmRSS:")]
-    return round(int(lines[0].split()[1]) * 1024 / 1e6, 1)
-
-
-def _open(bundle: bundles.Bundle, setting: Setting, subject: Subject) -> Engine:
-    baseline = subject.engine == "pytorch"
-    options = EngineOptions(
-        device=setting.device if baseline else None,
-        threads=subject.threads,
-        checkpoint=setting.checkpoint if baseline else None,
-        mode=subject.mode,
-    )
-    variants = bundle.manifest.variants
-    # the baseline reads no variant's file, but takes its number of steps
-    same_steps = next((v.name for v in variants if v.steps == subject.steps), None)
-    return open_engine(subject.engine, bundle, same_steps if baseline else subject.variant, options)
-
-
-def _turn(engine: Engine, batch: int, seconds: float) -> list[float]:
-    spec = engine.spec
-    x1 = noise.gaussian_batch(range(batch), spec.shape)
-    label = np.array([spec.default_label(s) for s in range(batch)]) if spec.conditional else None
-    guidance = np.full(batch, spec.guidance[0], np.float32) if spec.guidance else None
-    engine.run(x1, label, guidance)
-    times: list[float] = []
-    total = 0.0
-    while not times or total < seconds:
-        begin = time.perf_counter()
-        engine.run(x1, label, guidance)
-        times.append(time.perf_counter() - begin)
-        total += times[-1]
-    return times
+        """Most resident memory of the process, in megabytes; None where the system is silent."""
+        return self.facts().peak_memory_mb
