@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch.autograd import profiler
-
 from mmf_deploy.bundle import Bundle, Variant
-from mmf_deploy.engines.base import EngineOptions
-from mmf_deploy.engines.torch_engine import PyTorchEngine
-from mmf_deploy.engines.torch_modes import MODES
-from mmf_deploy.errors import EngineError
+from mmf_deploy.engines.base import EngineOptions, engine_class
+from mmf_deploy.errors import EngineError, require
 
 from .profile import FEWEST, Call, Recording, timed_ms, turns, typical
 from .profile_kinds import ARITHMETIC, Work, convolution, kind_of, shape_text
@@ -32,7 +29,8 @@ def record(
     batch: int, calls: int | None,
 ) -> Recording:  # fmt: skip
     """As of ``profile.Profiler``."""
-    eager = [name for name, mode in MODES.items() if mode.way == "eager"]
+    modes = importlib.import_module("mmf_deploy.engines.torch_modes").MODES
+    eager = [name for name, mode in modes.items() if mode.way == "eager"]
     if options.mode is not None and options.mode not in eager:
         raise EngineError(
             f"mode {options.mode!r} of engine 'pytorch' hides its operators from the profiler; "
@@ -43,13 +41,13 @@ def record(
     plain_ms, profiled_ms = [], []
     rows: list[list[float]] = []
     ops: list[Any] = []
-    with PyTorchEngine(bundle, variant, options) as engine:
+    with engine_class("pytorch")(bundle, variant, options) as engine:
         on_gpu = engine.device.startswith("cuda")
         # thousands of events a call: they take long to read
         each = turns(lambda: call(engine), calls or FEWEST)
 
         def labelled() -> None:
-            with profiler.record_function(CALL):
+            with _torch_profiler().record_function(CALL):
                 call(engine)
 
         for count in each:
@@ -67,9 +65,13 @@ def record(
     return Recording(made, profiled_ms, plain_ms, NOTE)
 
 
-def _profiler(on_gpu: bool) -> profiler.profile:
+def _torch_profiler() -> Any:
     """The plain one: ``torch.profiler``'s loads the compiler when it starts, for seconds."""
-    return profiler.profile(
+    return require("torch.autograd.profiler", "train")
+
+
+def _profiler(on_gpu: bool) -> Any:
+    return _torch_profiler().profile(
         use_device="cuda" if on_gpu else None, record_shapes=True, with_flops=True
     )
 
