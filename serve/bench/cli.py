@@ -132,8 +132,12 @@ def _check_modes(modes: Sequence[str], baseline: Path | None) -> None:
         if modes != ("eager",):
             raise ConfigError("--pytorch goes with --baseline, the checkpoint that PyTorch runs")
         return
+    from mmf_deploy import checkpoint
     from mmf_deploy.engines.base import engine_class
 
+    checkpoint.resolve(baseline)  # or says that there is none, before anything slow
+    if modes == ("eager",):
+        return
     known = engine_class("pytorch").modes
     for mode in modes:
         if mode not in known:

@@ -19,7 +19,7 @@ import numpy as np
 from mmf_deploy import noise
 from mmf_deploy.bundle import Bundle, Variant
 from mmf_deploy.engines import ENGINES
-from mmf_deploy.engines.base import Engine, EngineOptions, engine_class
+from mmf_deploy.engines.base import Engine, EngineOptions, open_engine
 from mmf_deploy.errors import ConfigError, EngineError
 
 from .profile_times import OpTime, Profile
@@ -35,7 +35,8 @@ TURNS = 4
 FEWEST, MOST = 20, 100
 ENOUGH_S = 2.0
 """Calls under the profiler: so many seconds' worth of them, within these bounds."""
-MOST_FOR_CLOCKS_MS = 0.004
+CLOCK_MS = 0.004
+"""More than that, a profiler that writes a line for each operator does not take for it."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,16 @@ class Recording:
         ops: of one call.
         profiled_ms, plain_ms: of every call.
         note: what to know of the profiler.
+        clocks: how often it takes the time of each operator, its parts included; once if None.
+        clock_ms: that this can cost each time.
     """
 
     ops: list[OpTime]
     profiled_ms: list[float]
     plain_ms: list[float]
     note: str = ""
+    clocks: list[int] | None = None
+    clock_ms: float = CLOCK_MS
 
 
 Call = Callable[[Engine], None]
@@ -75,7 +80,7 @@ class Profiler(Protocol):
         Raises:
             EngineError: the engine cannot run, or has no profile of its operators.
         """
-        ...  # fmt: skip
+        ...
 
 
 def profile(
@@ -105,16 +110,15 @@ def profile(
             f"engine {engine_name!r} does not say where its time goes; --profile knows the "
             f"operators of {', '.join(PROFILERS)}"
         )
-    found = engine_class(engine_name)
-    variant = bundle.variant(variant_name)
     options = EngineOptions(device=device, threads=threads, checkpoint=checkpoint, mode=mode)
-    largest = found(bundle, variant, options).buckets[-1]
+    engine = open_engine(engine_name, bundle, variant_name, options)
+    variant, largest = engine.variant, engine.buckets[-1]
     if not 1 <= batch <= largest:
         raise ConfigError(f"batch {batch}: one call takes 1 … {largest} images; profile fewer")
     module: Profiler = importlib.import_module(PROFILERS[engine_name], __package__)
     made = module.record(bundle, variant, options, _call(bundle, batch), batch, calls)
     plain_ms = float(np.median(made.plain_ms))
-    times, cost = fitted([op.ms for op in made.ops], plain_ms)
+    times, cost = fitted([op.ms for op in made.ops], plain_ms, made.clocks, made.clock_ms)
     is_baseline = engine_name == BASELINE
     return Profile(
         engine=engine_name,
@@ -129,28 +133,38 @@ def profile(
     )
 
 
-def fitted(operators_ms: Sequence[float], plain_ms: float) -> tuple[list[float], float]:
+def fitted(
+    operators_ms: Sequence[float],
+    plain_ms: float,
+    clocks: Sequence[int] | None = None,
+    most_ms: float = CLOCK_MS,
+) -> tuple[list[float], float]:
     """Times of operators under a profiler, made to fit into a call without it, milliseconds.
 
     A profiler takes microseconds for each operator, which is most of what it shows of a network
     as small as that of the digits. So where the operators together take longer than a plain call,
-    the same is taken off each of them, at most ``MOST_FOR_CLOCKS_MS``; what is then still too
+    the same is taken off each of them, but no more than a clock can cost; what is then still too
     much, the machine was slower meanwhile, and all shrink by the same factor.
 
+    Args:
+        clocks: how often each operator is taken the time of; once if None.
+        most_ms: that taking the time can cost.
     Returns:
-        the times, and what was taken off each.
+        the times, and what was taken off for each clock.
     """
-    left = sorted(operators_ms)
-    over, taken = sum(left) - plain_ms, 0.0
-    for k, ms in enumerate(left):
+    times = np.asarray(operators_ms, np.float64)
+    count = np.ones(len(times)) if clocks is None else np.asarray(clocks, np.float64)
+    over, taken, left = times.sum() - plain_ms, 0.0, count.sum()
+    for k in np.argsort(times / count):
         # the same off all that are left, until the smallest of them is nothing
-        more = min(ms - taken, over / (len(left) - k), MOST_FOR_CLOCKS_MS - taken)
+        more = min(times[k] / count[k] - taken, over / left, most_ms - taken)
         if more > 0:
             taken += more
-            over -= more * (len(left) - k)
-    times = [max(0.0, ms - taken) for ms in operators_ms]
-    factor = min(1.0, plain_ms / max(1e-12, sum(times)))
-    return [ms * factor for ms in times], taken
+            over -= more * left
+        left -= count[k]
+    times = np.maximum(0.0, times - taken * count)
+    times *= min(1.0, plain_ms / max(1e-12, times.sum()))
+    return [float(ms) for ms in times], float(taken)
 
 
 def _call(bundle: Bundle, batch: int) -> Call:

@@ -111,7 +111,8 @@ def record(
         for node in nodes
         if means[node.name] or node.kind in ARITHMETIC
     ]
-    return Recording(ops, profiled_ms, plain_ms, RESOLUTION)
+    # it only adds to a counter
+    return Recording(ops, profiled_ms, plain_ms, RESOLUTION, clock_ms=0.0)
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,8 @@ class Profile:
     Attributes:
         total_ms: a whole call under the profiler, median.
         plain_ms: the same without it, in turns with those: what the benchmark measures.
-        clocks_ms: what the profiler adds to each operator, as far as it shows; taken off.
+        clocks_ms: what the profiler adds each time it reads the clock, as far as it shows; it is
+            taken off the operators.
         note: what to know of the engine's profiler.
     """
 
@@ -210,7 +211,7 @@ def _kinds(profile: Profile, gflops: Rates, bandwidth_gb_s: float | None) -> Tab
     outside = profile.outside_ms
     last = ["outside operators", "", _ms(outside), _share(outside, whole), "", ""]
     rows.append([*last, *(["", _ms(outside)] if gflops else [])])
-    columns = ["", "nodes", "ms", "share", "GFLOP", "GFLOP/s"]
+    columns = ["kind of operator", "nodes", "ms", "share", "GFLOP", "GFLOP/s"]
     columns += ["floor ms", "beyond ms"] if gflops else []
     return Table(f"Where the time goes: {_title(profile)}", columns, rows,
                  _notes(profile, gflops, bandwidth_gb_s))  # fmt: skip
@@ -222,9 +223,8 @@ def _notes(profile: Profile, gflops: Rates, bandwidth_gb_s: float | None) -> lis
         f"a call takes {_ms(profile.plain_ms)} ms, under the profiler {_ms(profile.total_ms)} ms",
     ]
     if profile.clocks_ms:
-        lines[-1] += (
-            f", which adds {1e3 * profile.clocks_ms:.1f} µs to each operator: taken off here"
-        )
+        added = f"{1e3 * profile.clocks_ms:.1f} µs"
+        lines[-1] += f", which adds {added} each time it reads the clock: taken off here"
     if profile.note:
         lines.append(profile.note)
     if gflops:

@@ -62,7 +62,7 @@ def record(
         precision = engine.precision
     times = typical(rows)
     made = [_op_time(event, ms, precision) for event, ms in zip(ops, times, strict=True)]
-    return Recording(made, profiled_ms, plain_ms, NOTE)
+    return Recording(made, profiled_ms, plain_ms, NOTE, [_events(event) for event in ops])
 
 
 def _torch_profiler() -> Any:
@@ -81,6 +81,11 @@ def _operators(events: Sequence[Any]) -> Iterator[list[Any]]:
     for event in sorted(events, key=lambda e: e.time_range.start):
         if event.name == CALL and event.cpu_children:
             yield sorted(event.cpu_children, key=lambda e: e.time_range.start)
+
+
+def _events(event: Any) -> int:
+    """It and those that it calls, each of which is timed."""
+    return 1 + sum(map(_events, event.cpu_children))
 
 
 def _ms(event: Any, on_gpu: bool) -> float:

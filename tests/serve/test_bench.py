@@ -129,7 +129,7 @@ def run(*args):
 
 
 def test_the_command_writes_json_pictures_and_tables(tmp_path):
-    options = ["--variants", "fp32,int8", "--batches", "1", "--threads", "1", "--seconds", "0.5"]
+    options = ["--variants", "fp32", "--batches", "1", "--threads", "1", "--seconds", "0.2"]
     done = run(str(digits_bundle()), *options, "--profile", "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     for words in ("milliseconds per image", "of floor", "known to", "GFLOP/s", "convolution"):
@@ -137,13 +137,13 @@ def test_the_command_writes_json_pictures_and_tables(tmp_path):
     assert "no --baseline CHECKPOINT given" in done.stdout
     found = results.read(tmp_path / "out" / "bench.json")
     assert found.command == (
-        f"mmf-bench {digits_bundle()} --variants fp32,int8 --batches 1 --threads 1 --seconds 0.5 "
+        f"mmf-bench {digits_bundle()} --variants fp32 --batches 1 --threads 1 --seconds 0.2 "
         "--profile"
     )
     assert found.machine["cores"].isdecimal()
-    assert [p.file for p in found.pictures] == ["bench.png", "frontier.png"]
+    assert [p.file for p in found.pictures] == ["bench.png"]
     assert all((tmp_path / "out" / p.file).stat().st_size > 5000 for p in found.pictures)
-    assert [r["variant"] for r in found.content["rows"]] == ["fp32", "int8"]
+    assert [r["variant"] for r in found.content["rows"]] == ["fp32"]
     for row in found.content["rows"]:
         assert 0 < row["floor_ms"] < row["median_ms"]
         assert row["load_s"] > 0

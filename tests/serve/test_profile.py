@@ -7,9 +7,12 @@ from mmf_deploy.serve.bench import profile_ort
 from mmf_deploy.serve.bench.counts import count
 from mmf_deploy.serve.bench.profile import OpTime, Profile, fitted, profile, typical
 from mmf_deploy.serve.bench.profile_kinds import convolution, kind_of, kind_of_fused, product
+from mmf_deploy.serve.bench.profile_ov import _Profiled
 
 from mmf_deploy import bundle as bundles
 from mmf_deploy.embedded import digits_bundle, digits_checkpoint
+from mmf_deploy.engines.base import EngineOptions
+from mmf_deploy.engines.ov import OpenVinoEngine
 from mmf_deploy.errors import ConfigError, EngineError
 
 CALLS = 4
@@ -59,6 +62,16 @@ def test_shares_of_the_table_are_of_the_whole_call(found):
     assert by_kind.rows[-1][0] == "outside operators"
     assert len(operators.rows) == 10
     assert operators.rows[0][0] in {op.op for op in found.ops}
+
+
+def test_openvino_is_profiled_as_the_engine_compiles_it(digits):
+    pytest.importorskip("openvino")
+    given = digits, digits.variant("int8"), EngineOptions(threads=1)
+    with OpenVinoEngine(*given) as engine, _Profiled(*given, single=False) as profiled:
+        ours, theirs = (e._dynamic.get_compiled_model() for e in (engine, profiled))
+        names = [str(name) for name in ours.get_property("SUPPORTED_PROPERTIES")]
+        differ = [n for n in names if ours.get_property(n) != theirs.get_property(n)]
+    assert differ == ["PERF_COUNT"]
 
 
 def test_pytorch_is_profiled_with_its_checkpoint(digits):
@@ -208,6 +221,10 @@ def test_what_a_profiler_adds_is_taken_off_until_the_operators_fit():
     # the second is nothing before the others have given enough
     times, taken = fitted([0.003, 0.001, 0.006], plain_ms=0.004)
     assert (times, taken) == (pytest.approx([0.0005, 0, 0.0035]), pytest.approx(0.0025))
+    # the second has parts that are timed too
+    times, taken = fitted([0.008, 0.008], plain_ms=0.010, clocks=[1, 5])
+    assert (times, taken) == (pytest.approx([0.007, 0.003]), pytest.approx(0.001))
+    assert fitted([0.002, 0.004], 0.003, most_ms=0.0) == (pytest.approx([0.001, 0.002]), 0.0)
     # no clock takes half a millisecond: the machine was slower
     times, taken = fitted([1.004, 3.004, 0.001], plain_ms=2.0)
     assert (times, taken) == (pytest.approx([0.5, 1.5, 0]), pytest.approx(0.004))
@@ -255,5 +272,5 @@ def test_the_conclusion_says_what_a_call_consists_of():
 
 def test_tables_without_rates_have_no_floor():
     table, operators = made_by_hand().tables(None, None)
-    assert table.columns == ["", "nodes", "ms", "share", "GFLOP", "GFLOP/s"]
+    assert table.columns == ["kind of operator", "nodes", "ms", "share", "GFLOP", "GFLOP/s"]
     assert "of the rate" not in operators.columns
