@@ -87,7 +87,7 @@ bundles/cifar10-random: $(VENV)/.installed
 
 bench-cifar10: bundles/cifar10-random
 	$(BIN)/mmf bench bundles/cifar10-random --baseline runs/cifar10-random \
-		--pytorch compile,bf16,compile-bf16 --batches 1 --threads $$(nproc) --seconds 240 \
+		--pytorch compile,bf16,compile-bf16 --batches 1 --threads $$(nproc) --seconds 100 \
 		--profile --out benchmarks/results/cifar10-random-cpu
 
 bench-limit: $(VENV)/.installed
@@ -95,7 +95,8 @@ bench-limit: $(VENV)/.installed
 
 bench-peers: bundles/cifar10-random
 	$(BIN)/python benchmarks/peers/run.py --checkpoint runs/cifar10-random \
-		--bundle bundles/cifar10-random --out benchmarks/results
+		--bundle bundles/cifar10-random --seconds 60 --out benchmarks/results/peers-cpu \
+		--only plain,optimum-conv,openvino-default,openvino-bf16,openvino-f32,nncf-default,nncf-f32
 
 bench-scale: $(VENV)/.installed
 	$(BIN)/python benchmarks/scale.py --out benchmarks/results/scale-cpu
@@ -145,10 +146,10 @@ bench-digits: $(VENV)/.installed
 	$(BIN)/mmf export runs/digits --out bundles/digits-all --force \
 		--target onnxruntime-cpu,openvino,plain --precision fp32,bf16,int8
 	$(BIN)/mmf bench bundles/digits-all --baseline runs/digits --pytorch compile,bf16 \
-		--threads 1 --seconds 40 --out benchmarks/results/digits-cpu
+		--threads 1 --seconds 20 --out benchmarks/results/digits-cpu
 
 bench-step: $(VENV)/.installed
-	$(BIN)/mmf bench-step --seconds 240 --device cpu --out benchmarks/results/bench-step-cpu
+	$(BIN)/mmf bench-step --seconds 120 --device cpu --out benchmarks/results/bench-step-cpu
 
 objectives: $(VENV)/.installed
 	$(BIN)/python benchmarks/objectives.py

@@ -68,7 +68,7 @@ SECTIONS = {
     "profile": Section((ALL,), "cifar10-random-cpu/profile.json", where, "make bench-cifar10"),
     "limit": Section((ALL,), "limit-cpu.json", common, "make bench-limit"),
     "queue": Section((ALL,), PLAN, queue, "make bench-plan"),
-    "peers": Section((ALL,), "peers-cpu.json", common, "make bench-peers"),
+    "peers": Section((ALL,), "peers-cpu/peers.json", common, "make bench-peers"),
     "scale": Section((ALL,), "scale-cpu/scale.json", common, "make bench-scale"),
     "plan": Section((ALL,), PLAN, plan, "make bench-plan"),
     "gpu": Section((ALL,), "cifar10-random-gpu/bench.json", common, "make bench-cifar10-gpu"),

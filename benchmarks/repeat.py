@@ -44,7 +44,7 @@ def compare(found: list[Result], seconds: list[float]) -> Result:
     rows = []
     for (engine, variant, threads, batch), group in by_key.items():
         ratios = [row["speedup"] for row in group]
-        if engine == "pytorch" or None in ratios:
+        if engine == "pytorch" or None in ratios or len(ratios) < len(found):
             continue
         middle = statistics.median(ratios)
         rows.append(

@@ -55,7 +55,7 @@ def bench(
     threads: Annotated[
         str | None,
         typer.Option(help="Compute threads, comma-separated: each engine with each of them. If not "
-                     "given, 1 or all cores, whichever is faster at each batch size."),
+                     "given, all cores where they are used to 80% at least, else 1."),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda, of all; each variant's own if not given.")

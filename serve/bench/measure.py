@@ -25,6 +25,10 @@ TURNS = 15
 """So many turns of every subject are aimed at in the time there is."""
 TRIALS, TRIAL_S = 3, 0.005
 """Turns, and their length, by which a number of threads is chosen."""
+WORTH = 0.8
+"""More threads must bring this share of what their number promises. With less, small networks run
+at one of several speeds from process to process, as the system places their threads; and a service
+needs the cores for something else."""
 
 
 def measure(
@@ -127,7 +131,7 @@ def _time(
 
 
 def _with_best_threads(workers: Mapping[Subject, Worker], batch: int) -> dict[Subject, Worker]:
-    """Of each engine the number of threads that is fastest in a trial, and the limits for it."""
+    """Of each engine the number of threads that pays in a trial, and the limits for it."""
     trials: dict[Subject, list[float]] = {s: [] for s in workers if s.engine != LIMIT}
     for _ in range(TRIALS):
         for subject, taken in trials.items():
@@ -135,11 +139,18 @@ def _with_best_threads(workers: Mapping[Subject, Worker], batch: int) -> dict[Su
     best: dict[Subject, Subject] = {}
     for subject, taken in trials.items():
         alike = subject._replace(threads=0)
-        if alike not in best or np.median(taken) < np.median(trials[best[alike]]):
+        if alike not in best or _pays(
+            best[alike].threads, trials[best[alike]], subject.threads, taken
+        ):
             best[alike] = subject
     used = {s.threads for s in best.values()}
     limit = [s for s in workers if s.engine == LIMIT and s.threads in used]
     return {s: workers[s] for s in [*best.values(), *limit]}
+
+
+def _pays(few: int, slow: Sequence[float], many: int, fast: Sequence[float]) -> bool:
+    """Whether more threads are worth their cores: each must do most of what one alone does."""
+    return float(np.median(fast)) * many * WORTH <= float(np.median(slow)) * few
 
 
 _PACKAGES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",),

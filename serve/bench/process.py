@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
 from mmf_deploy.errors import EngineError, MMFError
+
+HEAP = {
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+"""The C library's heap (glibc) keeps what is freed. Otherwise it gives memory back and takes it
+again at every call, or does not, depending on how the heap happens to lie: PyTorch then runs at one
+of two speeds from process to process, and mostly at the slower one."""
 
 
 class Process:
@@ -31,7 +41,8 @@ class Process:
             target=_answer, args=(theirs, self._target, *self._arguments), name=self._name,
             daemon=True,
         )  # fmt: skip
-        self._process.start()
+        with _environment(HEAP):
+            self._process.start()
         theirs.close()
 
     def ask(self, question: Any) -> Any:
@@ -67,6 +78,18 @@ class Process:
         """End it at once."""
         self._process.kill()
         self._process.join()
+
+
+@contextlib.contextmanager
+def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Variables for a process that is started meanwhile; those that a person has set stay."""
+    added = [name for name in wanted if name not in os.environ]
+    os.environ.update({name: wanted[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def _answer(pipe: Connection, target: Callable[..., None], *arguments: Any) -> None:

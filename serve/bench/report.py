@@ -141,8 +141,8 @@ def _notes(report: Report, ratios: bool) -> list[str]:
     known = "the ratio" if ratios else "the median"
     lines = [f"known to: 95% confidence interval of {known}, over turns"]
     if ratios:
-        lines.append("× eager: times faster than PyTorch eager fp32 of that batch with its best "
-                     "number of threads, in the same turns")  # fmt: skip
+        lines.append("× eager: times faster than PyTorch eager fp32 (its fastest row of a batch), "
+                     "in turns")  # fmt: skip
     if report.limit:
         lines.append("of floor: the least time that the machine's arithmetic and memory leave, "
                      "over the time taken")  # fmt: skip

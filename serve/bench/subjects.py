@@ -60,7 +60,7 @@ class Plan:
         batches: batch sizes.
         threads: numbers of compute threads.
         every_thread: whether every engine is reported with each of them; else, at each batch
-            size, with the one that is fastest in a short trial.
+            size, with the most that pay in a short trial: 80% of what their number promises.
         seconds: at most so long for each batch size, all engines together, after warm-up.
         within: enough when every ratio (every time, without a baseline) is known so well, with
             95% confidence: 0.02 for ±2%.
