@@ -67,10 +67,10 @@ SECTIONS = {
     "cifar10": Section((ALL,), CIFAR10, either(latency), "make bench-cifar10"),
     "profile": Section((ALL,), "cifar10-random-cpu/profile.json", where, "make bench-cifar10"),
     "limit": Section((ALL,), "limit-cpu.json", common, "make bench-limit"),
-    "queue": Section((ALL,), PLAN, queue, "make bench-plan"),
+    "queue": Section((ALL, "docs/planning.md"), PLAN, queue, "make bench-plan"),
     "peers": Section((ALL,), "peers-cpu/peers.json", common, "make bench-peers"),
     "scale": Section((ALL,), "scale-cpu/scale.json", common, "make bench-scale"),
-    "plan": Section((ALL,), PLAN, plan, "make bench-plan"),
+    "plan": Section((ALL, "docs/planning.md"), PLAN, plan, "make bench-plan"),
     "gpu": Section((ALL,), "cifar10-random-gpu/bench.json", common, "make bench-cifar10-gpu"),
     "repeat": Section((ALL,), "repeat-cpu.json", common, "make bench-repeat"),
 }

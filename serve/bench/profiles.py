@@ -5,8 +5,8 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from mmf_deploy import bundle as bundles
 from mmf_deploy.bundle import Bundle
@@ -45,7 +45,7 @@ def profiles(
         rates = {r.what: r.per_s for r in report.limit if r.threads == row.threads}
         memory = rates.pop(MEMORY, None)
         tables += made.tables(rates or None, memory)
-        found.append({"engine": name(row), **asdict(made)})
+        found.append(content(name(row), made))
     on_progress("profiled", len(shown))
     return Result(
         kind="profile",
@@ -57,6 +57,17 @@ def profiles(
                            else [])],
         content={"bundle": report.bundle, "digest": report.digest, "profiles": found},
     )  # fmt: skip
+
+
+def content(engine: str, made: Profile) -> dict[str, Any]:
+    """For JSON: what was measured, operators of the same shapes as one."""
+    whole = {k: v for k, v in asdict(replace(made, ops=[])).items() if k != "ops"}
+    shapes = [
+        {"op": g.ops[0].op, "kind": g.ops[0].kind, "dtype": g.ops[0].dtype,
+         "shape": g.ops[0].shape, "nodes": len(g.ops), "ms": round(g.ms, 5), "flops": g.flops}
+        for g in made.by_shape()
+    ]  # fmt: skip
+    return whole | {"engine": engine, "operators": shapes}
 
 
 def profiled(report: Report) -> list[Row]:
