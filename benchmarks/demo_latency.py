@@ -10,7 +10,6 @@ milliseconds are those that the page shows.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shlex
@@ -26,9 +25,10 @@ from typing import Any
 
 import numpy as np
 from serve_measure import load_average
+from tables.demo import demo_result
 from web_page import chromium
 
-from mmf_deploy import files, machine
+from mmf_deploy import machine, results
 from mmf_deploy.errors import EngineError, MMFError
 
 RESULT = Path(__file__).parent / "results" / "demo-cpu.json"
@@ -219,8 +219,9 @@ def main() -> int:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code
     command = shlex.join(["python", "benchmarks/demo_latency.py", *sys.argv[1:]])
-    text = json.dumps({"command": command, **found}, indent=1) + "\n"
-    files.write_atomic(given.out, text.encode())
+    written = results.write(
+        given.out.parent, given.out.stem, demo_result({"command": command, **found})
+    )
     for row in found["one_user"]:
         beyond = row["beyond_engine_ms"]
         print(f"{row['images']} images: {row['click_ms']['p50']} ms a click, "
@@ -228,7 +229,7 @@ def main() -> int:
     many = found["many_users"]
     print(f"{many['users']} users, {many['clicks']} clicks: {many['click_ms']['p50']} ms, "
           f"{many['errors']} errors")  # fmt: skip
-    print(f"written: {given.out}")
+    print(written)
     for line in missed(found):
         print(f"missed: {line}", file=sys.stderr)
     return 1 if missed(found) else 0

@@ -15,6 +15,7 @@ from tables.bench import latency, speed
 from tables.common import Write, common, either
 from tables.demo import demo, web_page
 from tables.export import forms, frozen_time, int8_curve
+from tables.floor import beyond, verdict
 from tables.quickstart import quickstart
 from tables.serving import litserve, ray, service
 from tables.training import bench_step, objectives
@@ -45,7 +46,7 @@ README, EXPORT, OBJECTIVE = "README.md", "docs/export.md", "docs/objective.md"
 SERVE, DEMO, WEB = "docs/benchmark-serve.md", "docs/demo.md", "docs/web.md"
 ALL = "docs/benchmarks.md"
 DIGITS, CIFAR10 = "digits-cpu/bench.json", "cifar10-random-cpu/bench.json"
-PLAN = "plan-cpu/plan.json"
+PROFILE, PLAN = "cifar10-random-cpu/profile.json", "plan-cpu/plan.json"
 where = partial(common, tables=["Where the time goes"])
 queue = partial(common, tables=["simulated and measured"], pictures=[])
 plan = partial(common, tables=["with a p99 under", "what batches take", "costs around the engine"])
@@ -58,14 +59,16 @@ SECTIONS = {
     "forms": Section((EXPORT,), "export-forms-cpu.json", either(forms)),
     "int8-curve": Section((EXPORT,), "export-int8-cpu.json", either(int8_curve)),
     "bench-step": Section((OBJECTIVE, ALL), "bench-step-cpu/bench-step.json", either(bench_step)),
-    "service": Section((README, ALL), "serve-cpu.json", either(service)),
-    "litserve": Section((SERVE, ALL), "litserve-cpu.json", either(litserve)),
-    "demo": Section((DEMO, ALL), "demo-cpu.json", either(demo)),
-    "web-page": Section((WEB, ALL), "web-page-cpu.json", either(web_page)),
-    "ray": Section(("docs/scaling.md", ALL), "serve-ray-cpu.json", either(ray)),
+    "service": Section((README, ALL), "serve-cpu.json", service),
+    "litserve": Section((SERVE, ALL), "litserve-cpu.json", litserve),
+    "demo": Section((DEMO, ALL), "demo-cpu.json", demo),
+    "web-page": Section((WEB, ALL), "web-page-cpu.json", web_page),
+    "ray": Section(("docs/scaling.md", ALL), "serve-ray-cpu.json", ray),
     "digits": Section((ALL,), DIGITS, either(latency), "make bench-digits"),
     "cifar10": Section((ALL,), CIFAR10, either(latency), "make bench-cifar10"),
-    "profile": Section((ALL,), "cifar10-random-cpu/profile.json", where, "make bench-cifar10"),
+    "profile": Section((ALL,), PROFILE, where, "make bench-cifar10"),
+    "floor": Section((ALL,), CIFAR10, verdict, "make bench-cifar10"),
+    "beyond": Section((ALL,), PROFILE, beyond, "make bench-cifar10"),
     "limit": Section((ALL,), "limit-cpu.json", common, "make bench-limit"),
     "queue": Section((ALL, "docs/planning.md"), PLAN, queue, "make bench-plan"),
     "peers": Section((ALL,), "peers-cpu/peers.json", common, "make bench-peers"),

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from mmf_deploy.serve.bench.plot import colours
+from mmf_deploy.serve.bench.plot import colours, markers
+from mmf_deploy.serve.bench.subjects import shown_name
 
-from mmf_deploy.figures import bare, figure, save
+from mmf_deploy.figures import bare, figure, log_ticks, save
 
 Key = tuple[str, str]
 """Engine and variant."""
@@ -57,12 +58,14 @@ def draw(panels: Sequence[Panel], title: str, path: Path) -> None:
 
 
 def _panel(axis: Any, panel: Panel) -> None:
-    colour_of = colours({key: [] for key in panel.series})
+    keys: dict[Key, list[Any]] = {key: [] for key in panel.series}
+    colour_of, marker_of = colours(keys), markers(keys)
     for (engine, variant), one in panel.series.items():
         colour = colour_of[engine, variant]
         xs = np.geomspace(min(one.x), max(one.x), 50)
         axis.plot(xs, [one.fit(x) for x in xs], color=colour, linewidth=1.2)
-        axis.plot(one.x, one.ms, "o", color=colour, label=f"{engine} {variant}: {one.label}")
+        axis.plot(one.x, one.ms, marker_of[engine, variant], color=colour,
+                  label=f"{shown_name(engine, variant)}: {one.label}")  # fmt: skip
     axis.set(xscale="log", yscale="log", xlabel=panel.xlabel, ylabel=panel.ylabel)
     axis.set_xticks(list(panel.ticks), list(panel.ticks.values()))
     if panel.guide:
@@ -71,8 +74,7 @@ def _panel(axis: Any, panel: Panel) -> None:
         axis.plot(ends, [last.ms[0] * x / last.x[0] for x in ends], "--", color="#333333",
                   linewidth=0.8, label="in proportion")  # fmt: skip
     values = [v for one in panel.series.values() for v in (*one.ms, *map(one.fit, one.x))]
-    ticks = [m * 10.0**e for e in range(-4, 7) for m in (1, 2, 5)]
-    shown = [t for t in ticks if min(values) / 1.3 <= t <= max(values) * 1.3]
+    shown = log_ticks(min(values) / 1.3, max(values) * 1.3)
     axis.set_yticks(shown, [f"{t:,g}" for t in shown])
     axis.set_ylim(min(values) / 1.3, max(values) * 1.3)
     axis.minorticks_off()

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmf_deploy.serve.bench.measure import Report
+from mmf_deploy.serve.bench.subjects import shown_name
 from scale_fits import MEANING, Line, Power, exponent_says, line, power
 from scale_networks import Made, Network
 from scale_plot import Key, Panel, Series
@@ -100,7 +101,7 @@ def fits(made: dict[Network, Made], points: Points) -> Fits:
 
 def label(key: Key) -> str:
     """For a person."""
-    return " ".join(key)
+    return shown_name(*key)
 
 
 def tables(made: dict[Network, Made], points: Points, fitted: Fits) -> list[Table]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import os
 import re
 import signal
@@ -21,15 +20,18 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import numpy as np
 import psutil
+from mmf_deploy.serve.load.session import versions
 from numpy.typing import NDArray
+from tables.serving import ray_result
 
-from mmf_deploy import bundle, machine, noise
+from mmf_deploy import bundle, machine, noise, results
 from mmf_deploy.embedded import digits_bundle
 from mmf_deploy.engines.base import EngineOptions, open_engine
 
@@ -204,11 +206,12 @@ def main() -> None:
     found = {
         "command": "python benchmarks/serve_ray.py",
         "machine": machine.describe(),
+        "versions": {**versions(), "ray": metadata.version("ray")},
         "load_average": [round(x, 2) for x in os.getloadavg()],
         "rows": [measure(mode, expected) for mode in MODES],
     }
-    out.write_text(json.dumps(found, indent=1) + "\n")
-    print(f"written: {out}\nnext: python benchmarks/render.py")
+    print(results.write(out.parent, out.stem, ray_result(found)))
+    print("next: python benchmarks/render.py")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ drift of the machine hits both alike. Every image that the service returns is ch
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import signal
 import sys
@@ -22,9 +21,10 @@ from mmf_deploy.serve.load.client import Load
 from mmf_deploy.serve.load.pace import client_cost, run_async
 from mmf_deploy.serve.load.session import Plan, Subject, measure, versions
 from serve_measure import Accounts, load_average, median, pair
+from tables.serving import service_result
 
 from mmf_deploy import bundle as bundles
-from mmf_deploy import files, machine
+from mmf_deploy import machine, results
 from mmf_deploy.bundle import Bundle
 from mmf_deploy.embedded import digits_bundle
 from mmf_deploy.engines.base import EngineOptions
@@ -228,8 +228,8 @@ def main() -> None:
     print(summary(found))
     out = given.out or (None if given.quick else RESULT)
     if out is not None:
-        files.write_atomic(out, (json.dumps(found, indent=1) + "\n").encode())
-        print(f"written: {out}\nnext: python benchmarks/render.py")
+        print(results.write(out.parent, out.stem, service_result(found)))
+        print("next: python benchmarks/render.py")
     accounts = found["accounts"]
     if accounts["wrong_images"] or accounts["failed"]:
         raise ServiceError(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import shlex
 import shutil
 import sys
@@ -27,9 +26,10 @@ from typing import Any
 
 import numpy as np
 from serve_measure import load_average
+from tables.demo import web_page_result
 
 from mmf_deploy import bundle as bundles
-from mmf_deploy import files, machine
+from mmf_deploy import machine, results
 from mmf_deploy.bundle import Bundle, Variant
 from mmf_deploy.engines.base import open_engine
 from mmf_deploy.errors import EngineError, MMFError, require
@@ -229,15 +229,16 @@ def main() -> int:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code
     command = shlex.join(["python", "benchmarks/web_page.py", *sys.argv[1:]])
-    text = json.dumps({"command": command, **found}, indent=1) + "\n"
-    files.write_atomic(given.out, text.encode())
+    written = results.write(
+        given.out.parent, given.out.stem, web_page_result({"command": command, **found})
+    )
     print(
         f"first image after {found['first_image_ms']} ms (median of {given.loads}), "
         f"{found['first_image_bytes'] / 1e6:.2f} MB; folder {found['folder_bytes'] / 1e6:.1f} MB"
     )
     for row in found["variants"]:
         print(f"{row['variant']}: {row['levels']} levels, {row['browser_ms']} ms an image")
-    print(f"written: {given.out}")
+    print(written)
     for line in missed(found):
         print(f"missed: {line}", file=sys.stderr)
     return 1 if missed(found) else 0

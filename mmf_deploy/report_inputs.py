@@ -11,7 +11,10 @@ from mmf_deploy import files, results
 from mmf_deploy.errors import ConfigError
 from mmf_deploy.results import Picture, Result
 
-ORDER = ("bench", "profile", "step", "load", "plan", "scale", "peers")
+ORDER = (
+    "bench", "profile", "limit", "step", "load", "service", "litserve", "ray", "plan", "demo",
+    "web-page", "scale", "peers", "repeat",
+)  # fmt: skip
 """Kinds of result, as they follow each other; others come last, as they were given."""
 PNG = b"\x89PNG\r\n\x1a\n"
 

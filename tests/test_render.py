@@ -141,6 +141,66 @@ def test_rows_of_a_benchmark_are_read_from_before_and_from_now():
     ]
 
 
+def floor_row(engine, variant, ms, floor_ms, share):
+    return {"engine": engine, "variant": variant, "median_ms": ms, "floor_ms": floor_ms,
+            "of_floor": share}  # fmt: skip
+
+
+def test_the_verdict_holds_every_engine_of_ours_against_the_target_of_its_type():
+    rows = [
+        floor_row("pytorch", "eager fp32", 80.0, 80.0, 1.0),
+        floor_row("onnxruntime", "plain-fp32", 81.0, 80.0, 0.99),
+        floor_row("onnxruntime", "fp32", 100.0, 80.0, 0.8),
+        floor_row("openvino", "openvino-fp32", 90.0, 80.0, 0.89),
+        floor_row("openvino", "openvino-int8", 40.0, 20.0, 0.5),
+    ]
+    text = tables.floor.verdict({"rows": rows}, LINK)
+    assert text.splitlines()[-3:] == [
+        "| openvino fp32 | 85% | 89% | 80.00 | 90.00 | reached |",
+        "| onnxruntime fp32 | 85% | 80% | 80.00 | 100.00 | missed |",
+        "| openvino int8 | 55% | 50% | 20.00 | 40.00 | missed |",
+    ]
+    assert "85% of the floor in fp32: **reached**, with 89% by openvino fp32" in text
+    assert "55% of the floor in int8: **missed**, with 50% by openvino int8" in text
+    with pytest.raises(SystemExit, match="no engine in int8, which has a target"):
+        tables.floor.verdict({"rows": rows[:4]}, LINK)
+
+
+def test_where_the_time_goes_is_shown_of_the_fastest_engine_of_each_type():
+    found = json.loads((render.RESULTS / render.PROFILE).read_text())
+    text = tables.floor.beyond(found, LINK)
+    ours = [
+        p for p in found["profiles"] if p["engine"] != "pytorch" and "plain" not in p["variant"]
+    ]
+    for dtype in ("fp32", "int8"):
+        best = min((p for p in ours if p["variant"].endswith(dtype)), key=lambda p: p["plain_ms"])
+        name = f"{best['engine']} {dtype}, batch 1"
+        assert f"**Where the time beyond the floor goes: {name}" in text
+    assert text.count("**Where the time") == 2
+
+
+@pytest.mark.parametrize("name", ["service", "litserve", "ray", "demo", "web-page"])
+def test_what_a_script_measured_is_in_the_common_form_with_the_rows_of_the_page(name):
+    section = render.SECTIONS[name]
+    found = results.read(render.RESULTS / section.result)
+    assert found.kind == name
+    (table,) = found.tables
+    assert table.notes
+    text = section.write(found.as_dict(), LINK).replace("`", "")
+    for row in table.rows:
+        assert f"| {' | '.join(row)} |" in text
+    assert not set(found.content) & {"tables", "format", "machine"}
+
+
+def test_an_overload_that_nothing_came_through_is_written_all_the_same():
+    found = json.loads((render.RESULTS / "serve-cpu.json").read_text())
+    level = found["overload"]["level"]
+    level["deadline_met"], level["recovery"]["first_ms"] = None, None
+    (table,) = tables.serving.service_result(found).tables
+    rows = [value for what, value in table.rows if "overload" in what or "first images" in what]
+    assert rows == ["none (80% refused with a time to come back)", "none"]
+
+
 def test_folded_time_is_read_from_one_image_on_one_thread():
     rows = [
         bench_row("plain-fp32", median_ms=0.25),

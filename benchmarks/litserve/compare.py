@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import shlex
 import signal
@@ -34,12 +33,13 @@ from mmf_deploy.serve.load.session import versions
 from mmf_deploy.serve.load.wire import Native
 
 from mmf_deploy import bundle as bundles
-from mmf_deploy import files, machine
+from mmf_deploy import machine, results
 from mmf_deploy.bundle import Bundle
 from mmf_deploy.embedded import digits_bundle
 from mmf_deploy.engines.base import EngineOptions
 from mmf_deploy.errors import MMFError, ServiceError
 from mmf_deploy.progress import TaskProgress
+from mmf_deploy.results import Result
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -263,6 +263,14 @@ async def run(given: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def in_common_form(found: dict[str, Any]) -> Result:
+    """As every benchmark writes it; its tables are made where those of the pages are."""
+    sys.path.append(str(HERE.parent))  # not a package: this folder has the name of what it measures
+    from tables.serving import litserve_result
+
+    return litserve_result(found)
+
+
 def main() -> None:
     """Measure, print, write."""
     given = parse()
@@ -277,8 +285,8 @@ def main() -> None:
     )
     out = given.out or (None if given.quick else RESULT)
     if out is not None:
-        files.write_atomic(out, (json.dumps(found, indent=1) + "\n").encode())
-        print(f"written: {out}\nnext: python benchmarks/render.py")
+        print(results.write(out.parent, out.stem, in_common_form(found)))
+        print("next: python benchmarks/render.py")
     if found["wrong_images"] or found["failed"]:
         raise ServiceError(f"{found['wrong_images']} wrong images, {found['failed']} failures")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mmf_deploy.serve.bench.subjects import shown_name
+
 
 def speed(found: dict[str, Any], link: str) -> str:
     """The CIFAR-10 network at the first batch and number of threads that were measured."""
@@ -34,10 +36,9 @@ def _table(rows: Sequence[dict[str, Any]], settings: Sequence[str]) -> str:
     head += [f"against `{name}`" for name in others]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
-        name = row["variant"]
         memory = row["memory_mb"] if "memory_mb" in row else row["peak_memory_mb"]
         cells = [
-            name if name.startswith(row["engine"]) else f"{row['engine']} {name}",
+            shown_name(row["engine"], row["variant"]),
             *(str(row[setting]) for setting in settings),
             _ms(row["median_ms"]),
             _ms(row["p90_ms"]),

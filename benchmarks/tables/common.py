@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
-from mmf_deploy.results import Picture, Table
+from mmf_deploy.results import HEAD, Picture, Result, Table
 
 Write = Callable[[dict[str, Any], str], str]
 Shown = TypeVar("Shown", Table, Picture)
@@ -59,6 +59,28 @@ def machine(found: Mapping[str, Any]) -> str:
     known = f"{cores} {'core' if cores == '1' else 'cores'} ({rest.pop('cpu')})"
     system = [rest.pop("system")] if "system" in rest else []
     return ", ".join([known, *system, *(f"{k.replace('_', ' ')} {v}" for k, v in rest.items())])
+
+
+def result(kind: str, title: str, found: Mapping[str, Any], tables: Sequence[Table]) -> Result:
+    """What a script measured, in the common form.
+
+    Args:
+        found: the numbers, with the command and the machine, and versions if it notes them.
+    """
+    return Result(
+        kind=kind,
+        title=title,
+        command=found["command"],
+        machine=found["machine"],
+        versions=found.get("versions", {}),
+        tables=tables,
+        content={name: value for name, value in found.items() if name not in HEAD},
+    )
+
+
+def body(rows: Sequence[Sequence[str]]) -> str:
+    """Lines of a Markdown table, without its head."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _chosen(shown: list[Shown], words: Sequence[str] | None, link: str) -> list[Shown]:

@@ -167,16 +167,12 @@ def _profiles(bundle: Bundle, plan: Plan, report: Report) -> Result:
 
 
 def _write(report: Report, profile: Result | None, out: Path) -> None:
-    from mmf_deploy.results import Picture, write
+    from mmf_deploy.results import write
 
-    from . import frontier, plot
-    from .report import quality_key
+    from .pictures import pictures
 
-    pictures = [Picture("bench.png", f"{report.bundle}: milliseconds per image by engine")]
-    draw = {"bench.png": lambda path: plot.plot(report, path)}
-    if quality_key(report) is not None and len(frontier.frontier_rows(report)) > 1:
-        pictures.append(Picture("frontier.png", f"{report.bundle}: quality against latency"))
-        draw["frontier.png"] = lambda path: frontier.plot(report, path)
-    typer.echo(write(out, "bench", report.result(pictures), draw))
+    drawn = pictures(report)
+    draw = {picture.file: made for picture, made in drawn.items()}
+    typer.echo(write(out, "bench", report.result(list(drawn)), draw))
     if profile is not None:
         typer.echo(write(out, "profile", profile))

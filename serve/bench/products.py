@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from abc import ABC, abstractmethod
 from types import TracebackType
@@ -45,6 +44,8 @@ class Product(ABC):
 
     name = ""
     """Of the library."""
+    probe_edge = 512
+    """Of a small product, whose time says whether a large one is worth waiting for."""
     needs: tuple[str, ...] = ()
     """Packages."""
 
@@ -149,6 +150,9 @@ class GraphProduct(Product):
     @abstractmethod
     def _make(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> GraphRun: ...
 
+    def _model(self, b: NDArray[np.float32], dtype: str) -> bytes:
+        return plain_graphs.matmul(self.edge, b, dtype)
+
     def _open(self) -> None:
         self._graph = self._make(*self.operands())
         self._graph.open()
@@ -174,7 +178,7 @@ class OnnxRuntimeProduct(GraphProduct):
 
     def _make(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> GraphRun:
         integer = self.dtype == "int8"
-        model = plain_graphs.matmul(self.edge, b, "integer" if integer else "fp32")
+        model = self._model(b, "integer" if integer else "fp32")
         feeds = {"a": plain_graphs.quantised(a) if integer else a}
         return OnnxRuntimeRun(model, feeds, self.threads)
 
@@ -186,7 +190,7 @@ class OpenVinoProduct(GraphProduct):
 
     def _make(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> GraphRun:
         integer = self.dtype == "int8"
-        model = plain_graphs.matmul(self.edge, b, "int8" if integer else "fp32")
+        model = self._model(b, "int8" if integer else "fp32")
         feeds = {"a": plain_graphs.quantised(a) if integer else a}
         hint = "bf16" if self.dtype == "bf16" else "f32"
         return OpenVinoRun(model, feeds, self.threads, hint)
@@ -234,20 +238,3 @@ class TorchProduct(Product):
     def close(self) -> None:
         """Free the operands."""
         self._a = self._b = self._c = None
-
-
-KINDS: dict[tuple[str, str], tuple[type[Product], ...]] = {
-    ("cpu", "fp32"): (OnnxRuntimeProduct, OpenVinoProduct, TorchProduct, NumpyProduct),
-    ("cpu", "bf16"): (OpenVinoProduct, TorchProduct),
-    # OpenVINO, asked for f16 on a CPU without such instructions, multiplies in bf16; PyTorch
-    # takes seconds for one product; so fp32 stands in, as it does in the engines
-    ("cpu", "fp16"): (),
-    ("cpu", "int8"): (OnnxRuntimeProduct, OpenVinoProduct, TorchProduct),
-    **{("cuda", d): (TorchProduct,) for d in ("fp32", "tf32", "bf16", "fp16", "int8")},
-}
-"""By device and dtype: what can multiply there."""
-
-
-def installed(kind: type[Product]) -> bool:
-    """Whether its packages are there; they are not imported."""
-    return all(importlib.util.find_spec(name) is not None for name in kind.needs)

@@ -1,34 +1,13 @@
-"""What a profile found: times by operator, and the tables that people see."""
+"""What a profile found: times by operator."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from mmf_deploy.results import Table
+from .profile_kinds import ARITHMETIC
+from .subjects import shown_name
 
-from .profile_kinds import (
-    ACTIVATION,
-    ARITHMETIC,
-    CONVOLUTION,
-    ELEMENTWISE,
-    LAYOUT,
-    OTHER,
-    PRODUCT,
-)
-
-SHOWN = 10
-"""Rows of the table of operators."""
-WORTH_NAMING = 0.01
-"""The conclusion names what takes at least this share of the time."""
-IN_WORDS = {
-    CONVOLUTION: "convolutions",
-    PRODUCT: "matrix products",
-    LAYOUT: "layout changes",
-    ACTIVATION: "activations",
-    ELEMENTWISE: "elementwise operators",
-    OTHER: "other operators",
-}
 Rates = Mapping[str, float]
 """GFLOP/s by dtype."""
 
@@ -104,8 +83,8 @@ class Group:
         return self.flops / self.ms / 1e6 if self.ms else 0.0
 
     def arithmetic_ms(self, gflops: Rates) -> float:
-        """Its arithmetic at the machine's rate, at most what it takes."""
-        return min(self.ms, sum(op.arithmetic_ms(gflops) for op in self.ops))
+        """Its arithmetic at the machine's rate; more than it takes where it is faster than that."""
+        return sum(op.arithmetic_ms(gflops) for op in self.ops)
 
     def floor_ms(self, gflops: Rates, bandwidth_gb_s: float | None) -> float:
         """The least that its operators can take, one after the other."""
@@ -137,7 +116,7 @@ class Profile:
     @property
     def name(self) -> str:
         """Engine and variant, without saying the same twice."""
-        return f"{self.engine} {self.variant.removeprefix(f'{self.engine}-')}"
+        return shown_name(self.engine, self.variant)
 
     @property
     def ops_ms(self) -> float:
@@ -154,34 +133,16 @@ class Profile:
         return _grouped((op.kind, op) for op in self.ops)
 
     def by_shape(self) -> list[Group]:
-        """Operators of the same type, dtype and shapes together, longest first."""
-        return _grouped(((op.op, op.dtype, op.shape or op.name), op) for op in self.ops)
+        """Operators of the same type, kind, dtype and shapes together, longest first."""
+        return _grouped((_alike(op), op) for op in self.ops)
 
-    def tables(self, gflops: Rates | None, bandwidth_gb_s: float | None) -> list[Table]:
-        """By kind, and the most expensive operators.
+    def by_work(self) -> list[Group]:
+        """Those with arithmetic by shape, all others by kind, longest first."""
+        return _grouped((_alike(op) if op.kind in ARITHMETIC else op.kind, op) for op in self.ops)
 
-        Args:
-            gflops: what this machine reaches with these threads, GFLOP/s by dtype.
-            bandwidth_gb_s: at which it reads memory.
-        """
-        return [_kinds(self, gflops or {}, bandwidth_gb_s), _operators(self, gflops or {})]
 
-    def conclusion(self, gflops: Rates | None) -> str:
-        """One sentence: what the time of a call consists of."""
-        kinds = self.by_kind()
-        parts: list[tuple[str, float]] = []
-        if gflops and any(group.arithmetic_ms(gflops) for group in kinds):
-            done = sum(group.arithmetic_ms(gflops) for group in kinds)
-            parts.append(("arithmetic at the machine's rate", done))
-        rest = [(_beyond(g.what, bool(parts)), g.ms - g.arithmetic_ms(gflops or {})) for g in kinds]
-        rest.append(("outside operators", self.outside_ms))
-        least = WORTH_NAMING * self.plain_ms
-        named = sorted((r for r in rest if r[1] >= least), key=lambda r: r[1], reverse=True)
-        parts += named
-        if (small := sum(ms for _, ms in rest) - sum(ms for _, ms in named)) > 0:
-            parts.append(("all else", small))
-        listed = "; ".join(f"{_ms(ms)} ms {what}" for what, ms in parts)
-        return f"of {_ms(self.plain_ms)} ms: {listed}"
+def _alike(op: OpTime) -> tuple[str, ...]:
+    return op.op, op.kind, op.dtype, op.shape or op.name
 
 
 def _grouped(keyed: Iterable[tuple[str | tuple[str, ...], OpTime]]) -> list[Group]:
@@ -190,89 +151,3 @@ def _grouped(keyed: Iterable[tuple[str | tuple[str, ...], OpTime]]) -> list[Grou
         found.setdefault(key, []).append(op)
     groups = [Group(k if isinstance(k, str) else " ".join(k), ops) for k, ops in found.items()]
     return sorted(groups, key=lambda group: group.ms, reverse=True)
-
-
-def _beyond(kind: str, rated: bool) -> str:
-    """What the time of a kind is called that is not arithmetic at the machine's rate."""
-    below = " below that rate" if rated and kind in ARITHMETIC else ""
-    return IN_WORDS.get(kind, kind) + below
-
-
-def _kinds(profile: Profile, gflops: Rates, bandwidth_gb_s: float | None) -> Table:
-    whole = profile.plain_ms
-    rows = []
-    for group in profile.by_kind():
-        cells = [group.what, str(len(group.ops)), _ms(group.ms), _share(group.ms, whole),
-                 _number(group.flops / 1e9), _number(group.gflop_per_s)]  # fmt: skip
-        if gflops:
-            floor = group.floor_ms(gflops, bandwidth_gb_s)
-            cells += [_ms(floor) if floor else "", _ms(max(0.0, group.ms - floor))]
-        rows.append(cells)
-    outside = profile.outside_ms
-    last = ["outside operators", "", _ms(outside), _share(outside, whole), "", ""]
-    rows.append([*last, *(["", _ms(outside)] if gflops else [])])
-    columns = ["kind of operator", "nodes", "ms", "share", "GFLOP", "GFLOP/s"]
-    columns += ["floor ms", "beyond ms"] if gflops else []
-    return Table(f"Where the time goes: {_title(profile)}", columns, rows,
-                 _notes(profile, gflops, bandwidth_gb_s))  # fmt: skip
-
-
-def _notes(profile: Profile, gflops: Rates, bandwidth_gb_s: float | None) -> list[str]:
-    lines = [
-        profile.conclusion(gflops),
-        f"a call takes {_ms(profile.plain_ms)} ms, under the profiler {_ms(profile.total_ms)} ms",
-    ]
-    if profile.clocks_ms:
-        added = f"{1e3 * profile.clocks_ms:.1f} µs"
-        lines[-1] += f", which adds {added} each time it reads the clock: taken off here"
-    if profile.note:
-        lines.append(profile.note)
-    if gflops:
-        floor = sum(op.floor_ms(gflops, bandwidth_gb_s) for op in profile.ops)
-        used = {op.dtype for op in profile.ops if op.flops}
-        rates = ", ".join(f"{per_s:,.0f} GFLOP/s in {dtype}" for dtype, per_s in gflops.items()
-                          if dtype in used)  # fmt: skip
-        memory = f", or reading weights at {bandwidth_gb_s:.1f} GB/s" if bandwidth_gb_s else ""
-        lines.append(f"floor of all, {_ms(floor)} ms: arithmetic at {rates}{memory}")
-    uncounted = [op for op in profile.ops if op.kind == CONVOLUTION and not op.flops]
-    if uncounted:
-        lines.append(f"{len(uncounted)} convolutions are not in GFLOP: their weights' shapes are "
-                     "not known")  # fmt: skip
-    return lines
-
-
-def _operators(profile: Profile, gflops: Rates) -> Table:
-    rows = []
-    for group in profile.by_shape()[:SHOWN]:
-        first = group.ops[0]
-        cells = [first.op, first.shape or first.name, first.dtype, str(len(group.ops))]
-        cells += [_ms(group.ms), _share(group.ms, profile.plain_ms), _number(group.gflop_per_s)]
-        if gflops:
-            least = sum(op.arithmetic_ms(gflops) for op in group.ops)
-            cells.append(f"{least / group.ms:.0%}" if least and group.ms else "")
-        rows.append(cells)
-    columns = ["operator", "shapes", "dtype", "nodes", "ms", "share", "GFLOP/s"]
-    columns += ["of the rate"] if gflops else []
-    notes = ["operators of the same shapes are one row"]
-    if gflops:
-        notes.append("of the rate: what its arithmetic takes at the machine's rate, over its time; "
-                     "padding zeros need no arithmetic")  # fmt: skip
-    return Table(f"Most expensive operators: {_title(profile)}", columns, rows, notes, left=3)
-
-
-def _title(profile: Profile) -> str:
-    threads = "1 thread" if profile.threads == 1 else f"{profile.threads} threads"
-    return f"{profile.name}, batch {profile.batch}, {threads}"
-
-
-def _ms(value: float) -> str:
-    return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
-
-
-def _share(part: float, whole: float) -> str:
-    return f"{part / whole:.1%}" if whole else ""
-
-
-def _number(value: float) -> str:
-    """Three digits, or nothing for nothing."""
-    return "" if not value else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

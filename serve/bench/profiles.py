@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmf_deploy import bundle as bundles
 from mmf_deploy.bundle import Bundle
 from mmf_deploy.errors import EngineError
 from mmf_deploy.results import Result, Table
 
+from .profile_tables import tables as tables_of
+from .profile_times import Group, OpTime, Profile, Rates
 from .report import Report, name
 from .rows import Row
 from .subjects import BASELINE, EAGER, MEMORY, Plan, Setting
-
-if TYPE_CHECKING:
-    from .profile import Profile
 
 
 def profiles(
@@ -44,8 +43,8 @@ def profiles(
                 continue
         rates = {r.what: r.per_s for r in report.limit if r.threads == row.threads}
         memory = rates.pop(MEMORY, None)
-        tables += made.tables(rates or None, memory)
-        found.append(content(name(row), made))
+        tables += tables_of(made, rates or None, memory)
+        found.append(content(made, rates or None, memory))
     on_progress("profiled", len(shown))
     return Result(
         kind="profile",
@@ -59,15 +58,35 @@ def profiles(
     )  # fmt: skip
 
 
-def content(engine: str, made: Profile) -> dict[str, Any]:
-    """For JSON: what was measured, operators of the same shapes as one."""
+def content(made: Profile, gflops: Rates | None, bandwidth_gb_s: float | None) -> dict[str, Any]:
+    """For JSON: what was measured, operators of the same shapes as one; and the machine's rates."""
     whole = {k: v for k, v in asdict(replace(made, ops=[])).items() if k != "ops"}
-    shapes = [
-        {"op": g.ops[0].op, "kind": g.ops[0].kind, "dtype": g.ops[0].dtype,
-         "shape": g.ops[0].shape, "nodes": len(g.ops), "ms": round(g.ms, 5), "flops": g.flops}
-        for g in made.by_shape()
-    ]  # fmt: skip
-    return whole | {"engine": engine, "operators": shapes}
+    rates = {"gflops": None if gflops is None else dict(gflops), "bandwidth_gb_s": bandwidth_gb_s}
+    return {**whole, **rates, "operators": [_operators(g) for g in made.by_shape()]}
+
+
+def _operators(group: Group) -> dict[str, Any]:
+    first = group.ops[0]
+    return {
+        "op": first.op, "kind": first.kind, "dtype": first.dtype,
+        "shape": first.shape or first.name,
+        "nodes": len(group.ops), "ms": round(group.ms, 5), "flops": group.flops,
+        "padding_flops": sum(op.padding_flops for op in group.ops),
+        "weight_bytes": sum(op.weight_bytes for op in group.ops),
+    }  # fmt: skip
+
+
+def from_content(found: Mapping[str, Any]) -> Profile:
+    """What was written by ``content``; operators of the same shapes share their time evenly."""
+    given = {k: v for k, v in found.items() if k not in ("operators", "gflops", "bandwidth_gb_s")}
+    return Profile(**given, ops=[op for group in found["operators"] for op in _nodes(group)])
+
+
+def _nodes(group: Mapping[str, Any]) -> list[OpTime]:
+    n = group["nodes"]
+    each = {k: group[k] / n for k in ("ms", "flops", "padding_flops", "weight_bytes")}
+    same = {k: group[k] for k in ("op", "kind", "dtype", "shape")}
+    return [OpTime(name=group["op"], bytes=0.0, **same, **each)] * n
 
 
 def profiled(report: Report) -> list[Row]:

@@ -1,8 +1,9 @@
 """What the machine can do: arithmetic by dtype and memory, measured.
 
 The arithmetic rate of a dtype is the best that any library here reaches with a large matrix
-product. A direct convolution is such a product too, with the same instructions and more to fetch;
-it was not seen to be faster (docs/benchmarks.md), so none is among the candidates. Arithmetic
+product or with a large 3×3 convolution. Both are multiply-adds by the same instructions, but a
+library has other kernels for each: OpenVINO's convolutions in fp32 were seen at more than the rate
+of any product (docs/benchmarks.md), so a floor made of products alone would be too high. Arithmetic
 in a wider dtype may stand in for a narrow one, as it does where the processor has no other.
 
 The memory rate is that of reading: weights are read and never written. Copying would count writes,
@@ -14,20 +15,41 @@ limit is worth something only where the limit was measured between the same turn
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from mmf_deploy.errors import ConfigError, EngineError, nearest
 
+from .convolutions import OnnxRuntimeConvolution, OpenVinoConvolution
 from .memory_rate import Stream, cache_bytes
-from .products import KINDS, Product, installed
+from .products import NumpyProduct, OnnxRuntimeProduct, OpenVinoProduct, Product, TorchProduct
 from .turns import timed
 
 WIDER = {"int8": "fp32", "fp16": "fp32", "bf16": "fp32", "tf32": "fp32"}
-PROBE_EDGE, FAR_BEHIND = 512, 3
+FAR_BEHIND = 3
 """Libraries this many times slower than another one on a small product do not get a large one:
 without instructions for the dtype it may take seconds."""
+
+
+KINDS: dict[tuple[str, str], tuple[type[Product], ...]] = {
+    ("cpu", "fp32"): (OnnxRuntimeProduct, OpenVinoProduct, TorchProduct, NumpyProduct,
+                      OnnxRuntimeConvolution, OpenVinoConvolution),
+    ("cpu", "bf16"): (OpenVinoProduct, TorchProduct, OpenVinoConvolution),
+    # OpenVINO, asked for f16 on a CPU without such instructions, multiplies in bf16; PyTorch
+    # takes seconds for one product; so fp32 stands in, as it does in the engines
+    ("cpu", "fp16"): (),
+    ("cpu", "int8"): (OnnxRuntimeProduct, OpenVinoProduct, TorchProduct, OnnxRuntimeConvolution,
+                      OpenVinoConvolution),
+    **{("cuda", d): (TorchProduct,) for d in ("fp32", "tf32", "bf16", "fp16", "int8")},
+}  # fmt: skip
+"""By device and dtype: what can multiply there."""
+
+
+def installed(kind: type[Product]) -> bool:
+    """Whether its packages are there; they are not imported."""
+    return all(importlib.util.find_spec(name) is not None for name in kind.needs)
 
 
 def candidates(dtype: str, device: str, threads: int) -> list[Product]:
@@ -80,7 +102,7 @@ def race(products: Sequence[Product], seconds: float) -> list[tuple[Product, Tri
     Args:
         seconds: for all of them together, opening not counted.
     """
-    speed = {p: _speed(p.of_edge(min(p.edge, PROBE_EDGE))) for p in products}
+    speed = {p: _speed(p.of_edge(min(p.edge, p.probe_edge))) for p in products}
     best = max((s for s in speed.values() if isinstance(s, float)), default=0.0)
     times: dict[Product, list[float]] = {}
     try:

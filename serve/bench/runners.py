@@ -134,7 +134,7 @@ class _Engine(_Runner):
 
 
 class _Limit(_Runner):
-    """What the machine can do: a matrix product, or a read of memory, of known size."""
+    """What the machine can do: a product, a convolution, or a read of memory, of known size."""
 
     def __init__(self, stack: contextlib.ExitStack, setting: Setting, subject: Subject) -> None:
         self._stack, self._subject, self._device = stack, subject, setting.device or "cpu"

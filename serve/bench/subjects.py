@@ -16,7 +16,7 @@ BASELINE = "pytorch"
 EAGER = "eager fp32"
 """What its eager mode is called in reports."""
 LIMIT = "limit"
-"""In the place of an engine: a matrix product in the dtype that the place of the variant names."""
+"""In the place of an engine: arithmetic in the dtype that the place of the variant names."""
 MEMORY = "memory"
 """In the place of that dtype: reading memory."""
 
@@ -104,6 +104,11 @@ def mode_name(mode: str, steps: int) -> str:
     """What a way of running PyTorch is called in reports."""
     name = EAGER if mode == "eager" else mode
     return name if steps == 1 else f"{name} {steps}step"
+
+
+def shown_name(engine: str, variant: str) -> str:
+    """Engine and variant as every table and picture names them, nothing said twice."""
+    return f"{engine} {variant.removeprefix(f'{engine}-')}"
 
 
 def dtype(subject: Subject, variant: Variant | None) -> str:

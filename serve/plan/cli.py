@@ -191,6 +191,7 @@ def _show(
 ) -> None:
     from mmf_deploy.results import Picture, write
 
+    from .contradiction import warning
     from .plot import plot
     from .report import answer, result
 
@@ -201,6 +202,8 @@ def _show(
         table.print()
         typer.echo("")
     typer.echo(answer(measured, plan))
+    if (line := warning(checked, plan)) is not None:
+        typer.echo(f"warning: {line}")
     if out is not None:
         curve = planner.curve()
         draw = {name: lambda path: plot(what, plan, curve, checked, path)}

@@ -17,9 +17,11 @@ from ..load.session import versions
 from ..load.table import QUIET
 from .basis import Measured
 from .check import Checked
+from .contradiction import contradiction, warning
 from .observe import Seen, Served
 from .planner import Plan
-from .tables import check_table, engine_table, front_table, plan_table, short
+from .tables import check_table, engine_table, front_table, plan_table
+from .words import short
 
 
 def result(
@@ -30,9 +32,10 @@ def result(
     pictures: Sequence[Picture] = (),
 ) -> Result:
     """In the common form, with every number."""
-    tables = [plan_table(measured, plan), engine_table(measured.engine), front_table(measured)]
+    engine, front = engine_table(measured.engine), front_table(measured)
+    tables = [plan_table(measured, plan, checked), engine, front]
     if checked:
-        tables.append(check_table(checked))
+        tables.append(check_table(checked, plan.target_ms))
     return Result(
         kind="plan",
         title=f"{measured.title}: how many replicas for {short(plan.rate)} requests/s",
@@ -112,6 +115,19 @@ def content(measured: Measured, plan: Plan, checked: Sequence[Checked]) -> dict[
         "loads": [_rounded(_load(s)) for s in measured.observed.loads],
         "fit_error": round(measured.fitted.error, 4),
         "check": [_rounded(asdict(c)) for c in checked],
+        **about_check(plan, checked),
+    }
+
+
+def about_check(plan: Plan, checked: Sequence[Checked]) -> dict[str, Any]:
+    """Up to which rate the check kept the target where the simulation says more; null if it agrees.
+
+    The rate is null, too, where the target was kept at none.
+    """
+    found = contradiction(checked, plan.target_ms)
+    return {
+        "warning": warning(checked, plan),
+        "kept_per_s": None if found is None else _rounded(found.kept_per_s),
     }
 
 

@@ -13,12 +13,14 @@ from mmf_deploy.results import Table
 from ..load.table import QUIET
 from .basis import Measured
 from .check import Checked
+from .contradiction import disagrees, warning
 from .cost import EngineCost
 from .observe import Seen
 from .planner import FINAL, REQUESTS, Plan, Point
+from .words import short
 
 
-def plan_table(measured: Measured, plan: Plan) -> Table:
+def plan_table(measured: Measured, plan: Plan, checked: Sequence[Checked] = ()) -> Table:
     """A row for every number of replicas."""
     columns = ["replicas", "requests/s each", "of capacity", "engine busy", "mean batch", "p50 ms",
                "p99 ms", f"later than {plan.target_ms:g} ms", "target"]  # fmt: skip
@@ -28,7 +30,7 @@ def plan_table(measured: Measured, plan: Plan) -> Table:
         f"{measured.title}: {short(plan.rate)} requests/s with a p99 under {plan.target_ms:g} ms",
         columns,
         rows,
-        [*_about_plan(plan), *_about_cores(measured, plan), *_about_the_machine(measured)],
+        [*about_plan(plan, checked), *_about_cores(measured, plan), *_about_the_machine(measured)],
     )
 
 
@@ -46,11 +48,14 @@ def _cells(point: Point) -> list[str]:
     ]
 
 
-def _about_plan(plan: Plan) -> list[str]:
+def about_plan(plan: Plan, checked: Sequence[Checked]) -> list[str]:
+    """What it promises, what the check says of that, and how it was found."""
+    disagreement = warning(checked, plan)
     return [
         f"one replica carries {short(plan.capacity_per_s)} requests/s at most, and "
-        f"{short(plan.highest.per_s)} with a p99 under {plan.target_ms:g} ms; one request alone "
-        f"takes {short(plan.alone.p50_ms)} ms after an idle time",
+        f"{short(plan.highest.per_s)} with a p99 under {plan.target_ms:g} ms by the simulation; "
+        f"one request alone takes {short(plan.alone.p50_ms)} ms after an idle time",
+        *([f"warning: {disagreement}"] if disagreement else []),
         f"simulated, {FINAL * REQUESTS:,} requests a row, the p99 with its 95% interval; arrivals "
         "are random (Poisson), and each replica gets a random part of them: a balancer that looks "
         "for the least busy one does better",
@@ -162,7 +167,7 @@ def _load(seen: Seen) -> str:
     return f"{clients} ({short(seen.per_s)}/s)"
 
 
-def check_table(checked: Sequence[Checked]) -> Table:
+def check_table(checked: Sequence[Checked], target_ms: float) -> Table:
     """Simulated and measured side by side."""
     columns = ["requests/s", "of capacity", "p50 simulated", "measured", "off", "p99 simulated",
                "by chance", "measured", "off", "sent late", "requests"]  # fmt: skip
@@ -177,10 +182,10 @@ def check_table(checked: Sequence[Checked]) -> Table:
             short(c.late_ms), f"{c.requests:,}",
         ])  # fmt: skip
     return Table("simulated and measured: milliseconds until the reply", columns, rows,
-                 _about_check(checked))  # fmt: skip
+                 _about_check(checked, target_ms))  # fmt: skip
 
 
-def _about_check(checked: Sequence[Checked]) -> list[str]:
+def _about_check(checked: Sequence[Checked], target_ms: float) -> list[str]:
     notes = [
         "measured from when a request was sent; sent late: p99 of how late the generator was, "
         "which shares the cores with the service",
@@ -188,6 +193,9 @@ def _about_check(checked: Sequence[Checked]) -> list[str]:
     ]
     for c in checked:
         at = f"{short(c.per_s)} requests/s"
+        if disagrees(c, target_ms):
+            notes.append(f"{at}: the measured p99 breaks the {target_ms:g} ms asked for, which the "
+                         "simulation keeps")  # fmt: skip
         if c.bottleneck is not None:
             notes.append(f"{at}: the generator was the bottleneck: {c.bottleneck}")
         if c.shed:
@@ -199,10 +207,3 @@ def _about_check(checked: Sequence[Checked]) -> list[str]:
 
 def _ms(seconds: float) -> str:
     return f"{short(seconds * 1e3)} ms"
-
-
-def short(value: float) -> str:
-    """Three digits, or the whole number where it has more."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

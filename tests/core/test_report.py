@@ -97,11 +97,13 @@ def test_everything_of_every_result_is_on_the_page(tmp_path, capsys):
 
 
 def test_results_follow_each_other_in_one_order_whatever_they_are_given_in(tmp_path):
-    kinds = ["other", "peers", "scale", "load", "plan", "step", "profile", "bench"]
+    kinds = ["other", "repeat", "peers", "scale", "demo", "service", "load", "plan", "limit",
+             "step", "profile", "bench"]  # fmt: skip
     files = [write(tmp_path / kind, "x", result(kind)) for kind in kinds]
     page = made(*files, "--out", tmp_path / "r.html")
     titles = re.findall(r"\n?all about (\w+)", page.text)
-    ordered = ["bench", "profile", "step", "load", "plan", "scale", "peers", "other"]
+    ordered = ["bench", "profile", "limit", "step", "load", "service", "plan", "demo", "scale",
+               "peers", "repeat", "other"]  # fmt: skip
     assert titles == [*ordered, *ordered], "in the contents, and on the page"
     targets = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     links = [attrs["href"].removeprefix("#") for attrs in page.all("a")]

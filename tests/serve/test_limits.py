@@ -5,11 +5,13 @@ import pickle
 import numpy as np
 import pytest
 from mmf_deploy.serve.bench import limit_check, plain_graphs, rates
+from mmf_deploy.serve.bench.convolutions import CHANNELS, GraphConvolution
 from mmf_deploy.serve.bench.counts import Counts, NodeCount, count
 from mmf_deploy.serve.bench.floor import floor_s
 from mmf_deploy.serve.bench.graph_runs import OnnxRuntimeRun
 from mmf_deploy.serve.bench.memory_rate import Stream, cache_bytes
-from mmf_deploy.serve.bench.products import KINDS, NumpyProduct, Product
+from mmf_deploy.serve.bench.products import NumpyProduct, Product
+from mmf_deploy.serve.bench.rates import KINDS
 from mmf_deploy.serve.bench.statistics import Median
 from mmf_deploy.serve.bench.turns import Child, take_turns
 
@@ -55,9 +57,11 @@ def test_caches_that_cores_share_count_once(tmp_path):
 
 
 EVERY = [(d, p) for (device, d), kinds in KINDS.items() if device == "cpu" for p in kinds]
+CONVOLUTIONS = [(d, p) for d, p in EVERY if issubclass(p, GraphConvolution)]
+PRODUCTS = [one for one in EVERY if one not in CONVOLUTIONS]
 
 
-@pytest.mark.parametrize(("dtype", "kind"), EVERY)
+@pytest.mark.parametrize(("dtype", "kind"), PRODUCTS)
 def test_every_product_multiplies(dtype, kind):
     with kind(dtype, threads=1, edge=64) as product:
         a, b = product.operands()
@@ -73,6 +77,53 @@ def test_every_product_multiplies(dtype, kind):
     else:
         assert (found == sums).all()
     assert product.flops == 2 * 64**3
+
+
+def convolved(a, b):
+    """c of a [1, C, n, n] and b [C, C, 3, 3] with a border of zeros, in float64."""
+    padded = np.pad(a[0].astype(np.float64), ((0, 0), (1, 1), (1, 1)))
+    n = a.shape[2]
+    taps = [(b[:, :, i, j], padded[:, i : i + n, j : j + n]) for i in range(3) for j in range(3)]
+    return sum(np.tensordot(weight, image, 1) for weight, image in taps)[None]
+
+
+@pytest.mark.parametrize(("dtype", "kind"), CONVOLUTIONS)
+def test_every_convolution_convolves(dtype, kind):
+    with kind(dtype, threads=1, edge=8) as product:
+        a, b = product.operands()
+        found = product.result().astype(np.float64)
+    # of 3 taps along each axis the outermost are outside at both ends
+    assert product.flops == 2 * CHANNELS**2 * (3 * 8 - 2) ** 2
+    if dtype != "int8":
+        tolerance = 1e-5 if dtype == "fp32" else 2e-2
+        assert np.abs(found - convolved(a, b)).max() < tolerance * np.std(found)
+        return
+    whole = convolved(plain_graphs.quantised(a).astype(int) - 128, plain_graphs.quantised_weight(b))
+    rounded = np.clip(np.round(whole * plain_graphs.SCALE**2 / 0.5) + 128, 0, 255)
+    assert np.abs(found - rounded).max() <= 1
+
+
+def test_the_rate_is_that_of_the_faster_of_product_and_convolution(monkeypatch):
+    class Faster(NumpyProduct):
+        name = "a convolution"
+
+        def run(self):
+            """Far less than what it counts."""
+
+    for kinds, best in (((NumpyProduct,), "numpy"), ((NumpyProduct, Faster), "a convolution")):
+        monkeypatch.setitem(KINDS, ("cpu", "fp32"), kinds)
+        assert rates.choose("fp32", "cpu", 1, 0.01).library == best
+    for dtype in ("fp32", "bf16", "int8"):
+        assert any(d == dtype for d, _ in CONVOLUTIONS)
+
+
+def test_a_convolution_grows_with_the_threads_and_is_small_as_a_probe():
+    _, kind = CONVOLUTIONS[0]
+    one, four = (kind("fp32", threads=n) for n in (1, 4))
+    assert four.flops == pytest.approx(4 * one.flops, rel=0.05)
+    product = NumpyProduct("fp32", 1)
+    small = one.of_edge(one.probe_edge), product.of_edge(product.probe_edge)
+    assert small[0].flops == pytest.approx(small[1].flops, rel=0.05)
 
 
 def test_a_product_can_be_sent_to_another_process_before_it_is_opened():

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 from mmf_deploy.serve.load.report import Outcome, Run, Sent, level
 from mmf_deploy.serve.plan import check as checking
-from mmf_deploy.serve.plan import cost, fit, observe, planner
+from mmf_deploy.serve.plan import cli, cost, fit, observe, planner
 from mmf_deploy.serve.plan.basis import Measured
-from mmf_deploy.serve.plan.check import rates
+from mmf_deploy.serve.plan.check import Checked, rates
 from mmf_deploy.serve.plan.cli import app, milliseconds
+from mmf_deploy.serve.plan.contradiction import warning
 from mmf_deploy.serve.plan.cost import EngineCost, engine_cost
 from mmf_deploy.serve.plan.fit import Fitted
 from mmf_deploy.serve.plan.observe import Observed, Seen
-from mmf_deploy.serve.plan.planner import Planner, half_interval
+from mmf_deploy.serve.plan.planner import Plan, Planner, Point, half_interval
 from mmf_deploy.serve.plan.plot import plot
 from mmf_deploy.serve.plan.replica import Replica
-from mmf_deploy.serve.plan.report import next_command
+from mmf_deploy.serve.plan.report import about_check, next_command
 from mmf_deploy.serve.plan.simulate import (
     capacity_per_s,
     closed_loop,
@@ -34,6 +35,7 @@ from mmf_deploy import bundle as bundles
 from mmf_deploy import results
 from mmf_deploy.errors import ConfigError, MMFError
 from mmf_deploy.machine import available_cores
+from tests.rendering import ROOT
 
 BATCH_S = tuple(0.2e-3 + 0.1e-3 * n for n in range(1, 17))
 REAL = Replica(
@@ -255,9 +257,91 @@ def test_simulated_and_measured_stand_side_by_side_from_when_a_request_was_sent(
     assert found.due_ms["p50"] == pytest.approx(found.measured_ms["p50"] + 1.0)
     low, high = found.band_ms["p99"]
     assert 0.5 * low < found.measured_ms["p99"] < 2 * high
-    table = check_table([found])
+    table = check_table([found], target_ms=8.0)
     assert table.rows[0][0] == "900"
     assert any("the generator was the bottleneck" in note for note in table.notes)
+
+
+def made_up(per_s, simulated_ms, measured_ms):
+    both = {"p50": 1.0, "p99": simulated_ms}, {"p50": 1.0, "p99": measured_ms}
+    return Checked(
+        per_s, per_s / 1000, 5000, 0.0, both[0], dict.fromkeys(("p50", "p99"), (1.0, 2.0)),
+        both[1], both[1], 0.5, None, 0.0,
+    )  # fmt: skip
+
+
+def made_up_plan(rate, replicas=1, target_ms=50.0):
+    point = Point(rate / replicas, 0.5, p50_ms=1.0, p99_ms=3.0, within_ms=0.1)
+    points = {replicas: point}
+    return Plan(rate, target_ms, 1, 1000.0, replicas, points, Point(950.0, 0.95), point)
+
+
+def test_a_bound_that_the_check_breaks_and_the_simulation_keeps_is_a_warning(short):
+    kept = [made_up(300, 3, 5), made_up(700, 10, 24)]
+    broken = [made_up(850, 20, 1158), made_up(950, 34, 5995)]
+    plan = made_up_plan(500)
+    assert warning(kept, plan) is None
+    assert warning([], plan) is None
+    line = warning([*kept, *broken], plan)
+    assert line == (
+        "the check kept a p99 under 50 ms only up to 700 requests/s a replica: at 850 it measured "
+        "1,158 ms, where the simulation says 20.0 ms (the load generator shared the cores); plan "
+        "for no more than that a replica, so 1 replica for 500 requests/s, or check with the load "
+        "on another machine"
+    )
+    notes = plan_table(measured(), plan, [*kept, *broken]).notes
+    assert f"warning: {line}" in notes
+    assert "950 with a p99 under 50 ms by the simulation" in notes[0]
+    assert not any("warning" in note for note in plan_table(measured(), plan, kept).notes)
+    notes = check_table([*kept, *broken], 50.0).notes
+    assert sum("breaks the 50 ms asked for" in note for note in notes) == 2
+
+
+def test_the_warning_is_the_last_word_and_in_the_json(short, tmp_path, capsys):
+    planner = Planner(REAL, 1, 50.0)
+    plan, checked = planner.plan(500), [made_up(300, 3, 5), made_up(850, 20, 1158)]
+    cli._show(measured(), planner, plan, checked, "mmf plan", tmp_path)
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2] == f"warning: {warning(checked, plan)}"
+    assert said[-1].startswith("written: ")
+    found = results.read(tmp_path / "plan.json").content
+    assert (found["warning"], found["kept_per_s"]) == (warning(checked, plan), 300)
+
+
+def test_what_both_break_is_no_contradiction():
+    assert warning([made_up(300, 3, 5), made_up(950, 60, 90)], made_up_plan(500)) is None
+
+
+def test_a_warning_counts_the_replicas_for_what_was_kept():
+    checked = [made_up(300, 3, 5), made_up(850, 20, 80)]
+    assert "so 6 replicas for 1,700 requests/s" in warning(checked, made_up_plan(1700, 2))
+    found = about_check(made_up_plan(1700, 2), checked)
+    assert found["kept_per_s"] == 300
+    nothing = [made_up(300, 3, 70), made_up(850, 20, 80)]
+    line = warning(nothing, made_up_plan(500))
+    assert "kept a p99 under 50 ms at no rate below 300 requests/s a replica" in line
+    assert "plan with less" in line
+    assert about_check(made_up_plan(500), nothing)["kept_per_s"] is None
+    assert about_check(made_up_plan(500), []) == {"warning": None, "kept_per_s": None}
+
+
+def test_the_committed_plan_says_what_its_own_check_contradicts():
+    found = results.read(ROOT / "benchmarks" / "results" / "plan-cpu" / "plan.json")
+    content = found.content
+    bands = ({n: tuple(b) for n, b in c["band_ms"].items()} for c in content["check"])
+    checked = [Checked(**{**c, "band_ms": b}) for c, b in zip(content["check"], bands, strict=True)]
+    plan = replace(
+        made_up_plan(content["rate_per_s"], content["replicas"], content["target_ms"]),
+        capacity_per_s=content["capacity_per_s"],
+    )
+    again = check_table(checked, plan.target_ms)
+    (table,) = [t for t in found.tables if t.title == again.title]
+    assert [list(row) for row in table.rows] == again.rows
+    assert list(table.notes) == again.notes
+    line = warning(checked, plan)
+    assert (content["warning"], content["kept_per_s"]) == tuple(about_check(plan, checked).values())
+    assert (line is None) == (content["warning"] is None)
+    assert line is None or f"warning: {line}" in found.tables[0].notes
 
 
 def test_slow_networks_are_checked_at_few_rates_for_a_limited_time():
@@ -270,7 +354,8 @@ def test_slow_networks_are_checked_at_few_rates_for_a_limited_time():
 def measured(threads=None, **more):
     manifest = SimpleNamespace(name="digits")
     served = SimpleNamespace(
-        bundle=SimpleNamespace(manifest=manifest), images=1, threads=threads, embedded=True,
+        bundle=SimpleNamespace(manifest=manifest, digest="0" * 64), images=1, threads=threads,
+        embedded=True,
         arguments=lambda: ["/x", *([] if threads is None else ["--threads", str(threads)])],
     )  # fmt: skip
     return Measured(served, engine(), observed(REAL), Fitted(REAL, 1.0, 0.05, 2000.0), **more)

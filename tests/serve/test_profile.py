@@ -1,13 +1,16 @@
 """The profile: operators as each engine ran them, and arithmetic on them that adds up."""
 
+import json
 import tempfile
+from dataclasses import replace
 
 import pytest
-from mmf_deploy.serve.bench import profile_ort
+from mmf_deploy.serve.bench import profile_ort, profiles
 from mmf_deploy.serve.bench.counts import count
 from mmf_deploy.serve.bench.profile import OpTime, Profile, fitted, profile, typical
 from mmf_deploy.serve.bench.profile_kinds import convolution, kind_of, kind_of_fused, product
 from mmf_deploy.serve.bench.profile_ov import _Profiled
+from mmf_deploy.serve.bench.profile_tables import conclusion, tables
 
 from mmf_deploy import bundle as bundles
 from mmf_deploy.embedded import digits_bundle, digits_checkpoint
@@ -57,11 +60,12 @@ def test_the_operators_of_an_engine_have_kinds_and_fit_into_a_call(found):
 
 
 def test_shares_of_the_table_are_of_the_whole_call(found):
-    by_kind, operators = found.tables({"fp32": 1e3, "int8": 1e3}, 10.0)
+    by_kind, beyond, operators = tables(found, {"fp32": 1e3, "int8": 1e3}, 10.0)
     assert sum(float(row[3].rstrip("%")) for row in by_kind.rows) == pytest.approx(100, abs=1)
     assert by_kind.rows[-1][0] == "outside operators"
     assert len(operators.rows) == 10
-    assert operators.rows[0][0] in {op.op for op in found.ops}
+    assert operators.rows[0][0].split(" (")[0] in {op.op for op in found.ops}
+    assert sum(int(row[3] or 0) for row in beyond.rows[:-1]) == len(found.ops)
 
 
 def test_openvino_is_profiled_as_the_engine_compiles_it(digits):
@@ -177,7 +181,7 @@ def test_weights_that_a_trace_leaves_out_or_pads_are_taken_from_the_file():
     assert lost.flops == 0
     made = Profile("onnxruntime", "int8", 1, 1, [padded, packed, lost], 0.02, 0.02)
     assert any(
-        "1 convolutions are not in GFLOP" in note for note in made.tables(None, None)[0].notes
+        "1 convolutions are not in GFLOP" in note for note in tables(made, None, None)[0].notes
     )
 
 
@@ -242,7 +246,7 @@ def made_by_hand():
 
 def test_the_table_holds_kinds_against_their_floor():
     rates = {"fp32": 1000.0, "int8": 2000.0, "bf16": 9.0}
-    table, operators = made_by_hand().tables(rates, bandwidth_gb_s=10.0)
+    table, _, operators = tables(made_by_hand(), rates, bandwidth_gb_s=10.0)
     assert table.title == "Where the time goes: onnxruntime int8, batch 1, 2 threads"
     rows = {row[0]: row[1:] for row in table.rows}
     # 30 ms + 10 ms of arithmetic, 3 ms to read weights
@@ -259,18 +263,75 @@ def test_the_table_holds_kinds_against_their_floor():
 
 def test_the_conclusion_says_what_a_call_consists_of():
     found = made_by_hand()
-    assert found.conclusion({"fp32": 1000.0, "int8": 2000.0}) == (
+    assert conclusion(found, {"fp32": 1000.0, "int8": 2000.0}) == (
         "of 100.0 ms: 40.00 ms arithmetic at the machine's rate; 44.00 ms convolutions below that "
         "rate; 6.00 ms normalisation; 5.75 ms outside operators; 4.00 ms layout changes; "
         "0.250 ms all else"
     )
-    assert found.conclusion(None).startswith("of 100.0 ms: 84.00 ms convolutions; 6.00 ms norm")
-    # nothing is below a rate that is lower than what was reached
-    slow = found.conclusion({"fp32": 100.0, "int8": 100.0})
-    assert "84.00 ms arithmetic at the machine's rate; 6.00 ms norm" in slow
+    assert conclusion(found, None).startswith("of 100.0 ms: 84.00 ms convolutions; 6.00 ms norm")
+
+
+def test_what_is_faster_than_the_measured_rate_is_said_and_shown():
+    found, slow = made_by_hand(), {"fp32": 450.0, "int8": 2000.0}
+    assert conclusion(found, slow).startswith(
+        "of 100.0 ms: 76.67 ms arithmetic at the machine's rate; 7.33 ms convolutions below"
+    )
+    slow = {"fp32": 400.0, "int8": 1000.0}
+    assert conclusion(found, slow).startswith(
+        "of 100.0 ms: 84.00 ms arithmetic (95.00 ms at the machine's rate: convolutions are faster "
+        "than that); 6.00 ms normalisation"
+    )
+    kinds, beyond, _ = tables(found, slow, 10.0)
+    assert kinds.rows[0][-2:] == ["98.00", "-14.00"]
+    assert any(note.startswith("beyond below zero: faster than") for note in kinds.notes)
+    rows = {row[0]: row[1:] for row in beyond.rows}
+    assert rows["below their floor"] == ["1 shape", "", "1", "60.00", "75.00", "-15.00", "125%"]
+    # the fastest large one had 30 GFLOP in 60 ms
+    assert beyond.notes[-1] == (
+        "at the rate of the fastest large convolution here, 500 GFLOP/s in fp32, the floor of all "
+        "would be 83.00 ms, and this call at 83%"
+    )
+    quick = tables(found, {"fp32": 1000.0, "int8": 2000.0}, 10.0)
+    assert not any("below zero" in note for note in quick[0].notes)
+    assert "below their floor" not in {row[0] for row in quick[1].rows}
+    assert len(quick[1].notes) == 1
+
+
+def test_the_time_beyond_the_floor_is_told_by_shape_of_what_multiplies_and_by_kind_of_the_rest():
+    beyond = tables(made_by_hand(), {"fp32": 1000.0, "int8": 2000.0}, 10.0)[1]
+    assert (
+        beyond.title == "Where the time beyond the floor goes: onnxruntime int8, batch 1, 2 threads"
+    )
+    assert [row[0] for row in beyond.rows] == [
+        "Conv", "ConvInt (convolution)", "normalisation", "layout",
+        "Small (convolution)", "attention/softmax", "outside operators", "a call",
+    ]  # fmt: skip
+    assert beyond.rows[1][3:] == ["1", "20.00", "10.00", "10.00", "50%"]
+    assert beyond.rows[2] == ["normalisation", "1 shape", "", "1", "6.00", "", "6.00", ""]
+    assert beyond.rows[-1][3:] == ["6", "100.0", "43.00", "57.00", "43%"]
+    every = sum(float(row[6]) for row in beyond.rows[:-1])
+    assert every == pytest.approx(57.0, abs=0.01)
+
+
+def test_a_profiler_that_slows_a_call_much_leaves_the_split_uncertain():
+    found = made_by_hand()
+    for total_ms, said in ((104.0, False), (125.0, True)):
+        notes = tables(replace(found, total_ms=total_ms), None, None)[0].notes
+        assert any("makes a call 25% longer, so how the time is split" in n for n in notes) == said
+
+
+def test_a_profile_comes_back_from_its_json_with_the_same_tables():
+    found, rates = made_by_hand(), {"fp32": 1000.0, "int8": 2000.0}
+    same = replace(found.ops[0], ms=20.0), replace(found.ops[0], ms=40.0)
+    found = replace(found, ops=[*same, *found.ops[1:]])
+    content = json.loads(json.dumps(profiles.content(found, rates, 10.0)))
+    assert (content["gflops"], content["bandwidth_gb_s"]) == (rates, 10.0)
+    assert content["operators"][0]["nodes"] == 2
+    again = profiles.from_content(content)
+    assert tables(again, rates, 10.0) == tables(found, rates, 10.0)
 
 
 def test_tables_without_rates_have_no_floor():
-    table, operators = made_by_hand().tables(None, None)
+    table, operators = tables(made_by_hand(), None, None)
     assert table.columns == ["kind of operator", "nodes", "ms", "share", "GFLOP", "GFLOP/s"]
     assert "of the rate" not in operators.columns
