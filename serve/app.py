@@ -32,8 +32,8 @@ CLOSE_S = 30
 
 EXPOSED = [
     "ETag", "Inference-Header-Content-Length", "Retry-After", "Retry-After-Ms", "Server-Timing",
-    "X-MMF-Bundle", "X-MMF-Guidance", "X-MMF-Labels", "X-MMF-Model", "X-MMF-Seeds",
-    "X-MMF-Variant", "X-RateLimit-Limit-Images", "X-RateLimit-Remaining-Images",
+    "X-MMF-Bundle", "X-MMF-Dtype", "X-MMF-Guidance", "X-MMF-Labels", "X-MMF-Model", "X-MMF-Seeds",
+    "X-MMF-Shape", "X-MMF-Variant", "X-RateLimit-Limit-Images", "X-RateLimit-Remaining-Images",
     "X-RateLimit-Reset", "X-Request-Id", "WWW-Authenticate",
 ]  # fmt: skip
 

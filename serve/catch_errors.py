@@ -8,7 +8,7 @@ import logging
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .batcher import draining
-from .error_replies import UNEXPECTED, error_reply
+from .error_replies import SOON, UNEXPECTED, error_reply
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class CatchErrors:
             if not started:
                 error = draining()
                 reply = error_reply(scope["path"], error.status, error.code, str(error),
-                                    headers={"Retry-After": "1"})  # fmt: skip
+                                    headers=SOON)  # fmt: skip
                 await reply(scope, receive, send)
             raise
         except Exception:

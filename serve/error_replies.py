@@ -24,6 +24,9 @@ from .disconnect import ClientGoneError
 log = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499
+SOON = {"Retry-After": "1", "Retry-After-Ms": "1000"}
+"""Of refusals that nothing predicts an end of: starting, shutting down."""
+
 TOO_LARGE = 413
 UNEXPECTED = "the service failed on this request; its log says why"
 
@@ -86,7 +89,7 @@ async def _request_error(request: Request, error: RequestError) -> Response:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
         headers["Retry-After-Ms"] = str(max(1, math.ceil(error.retry_after_s * 1000)))
     elif error.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = "1"
+        headers |= SOON
     return error_reply(request.url.path, error.status, error.code, str(error), error.field, headers)
 
 

@@ -29,7 +29,8 @@ class EventStream(Response):
     what fails later is the last event, ``error``, in the format of the path's protocol.
 
     Args:
-        events: gives encoded events; closed at the end, whatever ends it.
+        events: gives encoded events; closed at the end, whatever ends it. Until the first one is
+            there ``headers`` can still be changed.
     """
 
     media_type = "text/event-stream"

@@ -46,6 +46,7 @@ class Format(enum.StrEnum):
     JPEG = "jpeg"
     WEBP = "webp"
     NPY = "npy"
+    RAW = "raw"
     MULTIPART = "multipart"
     EVENTS = "events"
 
@@ -56,11 +57,13 @@ MEDIA_TYPES = {
     Format.JPEG: "image/jpeg",
     Format.WEBP: "image/webp",
     Format.NPY: "application/x-npy",
+    Format.RAW: "application/octet-stream",
     Format.MULTIPART: "multipart/mixed",
     Format.EVENTS: "text/event-stream",
 }
 IMAGE_FORMATS = {Format(f.value): f for f in ImageFormat}
-OF_VECTORS = (Format.JSON, Format.NPY, Format.EVENTS)
+ARRAYS = (Format.NPY, Format.RAW)
+OF_VECTORS = (Format.JSON, *ARRAYS, Format.EVENTS)
 
 
 def formats(spec: SampleSpec) -> tuple[Format, ...]:
@@ -96,7 +99,7 @@ def check_array_size(size: int | None, form: Format) -> None:
     Raises:
         RequestError: arrays have the model's own.
     """
-    if size is not None and form is Format.NPY:
+    if size is not None and form in ARRAYS:
         raise RequestError("size: an array has the model's own size; leave size out", field="size")
 
 

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,6 +16,7 @@ from mmf_deploy.errors import RequestError
 
 from .events import EventStream, event
 from .formats import (
+    ARRAYS,
     IMAGE_FORMATS,
     MEDIA_TYPES,
     Format,
@@ -29,7 +31,16 @@ from .formats import (
 from .made import Encoding, Made
 from .model import Loaded
 from .negotiate import chosen_format
-from .render import VARY, fields_of, grid_of, identity, json_body, multipart_body, npy_body
+from .render import (
+    VARY,
+    fields_of,
+    grid_of,
+    identity,
+    json_body,
+    multipart_body,
+    npy_body,
+    raw_body,
+)
 from .resolve import resolve
 from .samples import Item
 from .schema import Asked, GenerateRequest
@@ -50,6 +61,16 @@ def reply_of(made: Made[Any], content: bytes, media_type: str) -> Response:
     if media_type != MEDIA_TYPES[Format.JSON]:
         headers |= identity(made)
     return Response(content, headers=headers, media_type=media_type)
+
+
+def array_reply(made: Made[Any], values: NDArray[Any], form: Format) -> Response:
+    """A reply that is an array, in one of ``ARRAYS``."""
+    if form is Format.NPY:
+        return reply_of(made, npy_body(values), MEDIA_TYPES[form])
+    content, about = raw_body(values)
+    reply = reply_of(made, content, MEDIA_TYPES[form])
+    reply.headers.update(about)
+    return reply
 
 
 @dataclass
@@ -89,10 +110,13 @@ class Generation:
         self.work = work_of(body, self.items)
         if form in IMAGE_FORMATS:
             return await self._image(form)
+        if form in ARRAYS:
+            return await self._array(form)
         make: dict[Format, Callable[[], Awaitable[Response]]] = {
-            Format.JSON: self._json, Format.NPY: self._npy,
-            Format.MULTIPART: self._multipart, Format.EVENTS: self._events,
-        }  # fmt: skip
+            Format.JSON: self._json,
+            Format.MULTIPART: self._multipart,
+            Format.EVENTS: self._events,
+        }
         return await make[form]()
 
     def _fields(self, k: int, base64_image: str | None = None) -> dict[str, Any]:
@@ -134,9 +158,9 @@ class Generation:
         arrays: Made[Any] = await self.service.generate(self.request, self.loaded, self.work)
         return reply_of(arrays, await self._grid(arrays, kind), MEDIA_TYPES[form])
 
-    async def _npy(self) -> Response:
+    async def _array(self, form: Format) -> Response:
         made: Made[Any] = await self.service.generate(self.request, self.loaded, self.work)
-        return reply_of(made, npy_body(made.values), MEDIA_TYPES[Format.NPY])
+        return array_reply(made, made.values, form)
 
     async def _multipart(self) -> Response:
         kind = self.body.image_format
@@ -161,6 +185,8 @@ class Generation:
             )
             async with aclosing(stream) as pieces:
                 async for piece in pieces:
+                    if piece.index == 0:
+                        reply.headers["Server-Timing"] = piece.timing.header()
                     fields = self._fields(piece.index, piece.encoded if images else None)
                     if not images:
                         fields["sample"] = piece.encoded
@@ -168,4 +194,5 @@ class Generation:
                     yield event(name, {"index": piece.index, **fields})
             yield event("done", {"images": len(self.items), **about})
 
-        return EventStream(events(), headers)
+        reply = EventStream(events(), headers)
+        return reply

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
-from .kserve_schema import InferRequest, RequestInput, malformed, parse, short
+from .first_error import short
+from .kserve_schema import InferRequest, RequestInput, malformed, parse
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "INT8": np.dtype("<i1"),

@@ -7,7 +7,8 @@ from typing import Literal
 
 from mmf_deploy.errors import RequestError
 
-from .kserve_schema import malformed, short
+from .first_error import short
+from .kserve_schema import malformed
 
 Encoding = Literal["gzip", "deflate"]
 

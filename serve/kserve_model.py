@@ -18,8 +18,9 @@ from mmf_deploy.errors import RequestError, nearest
 from mmf_deploy.noise import MAX_SEED
 from mmf_deploy.spec import SampleSpec
 
+from .first_error import short
 from .kserve_codec import Output, Tensor
-from .kserve_schema import InferRequest, RequestParameters, malformed, short
+from .kserve_schema import InferRequest, RequestParameters, malformed
 from .made import Made
 from .model import Loaded
 from .resolve import class_of

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import reprlib
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 
 from mmf_deploy.errors import RequestError, nearest
+
+from .first_error import first_error, short
 
 Datatype = Literal[
     "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64",
@@ -169,19 +170,12 @@ def parse(body: bytes | memoryview, kind: type[Wire]) -> Wire:
     try:
         return kind.model_validate_json(bytes(body))
     except ValidationError as e:
-        first = e.errors(include_url=False, include_context=False)[0]
-        raise _explain(first, kind) from None
+        raise _explain(first_error(e, 400), kind) from None
 
 
 def malformed(message: str, field: str | None = None) -> RequestError:
     """What the protocol answers to a request that does not fit: 400."""
     return RequestError(message, field=field, status=400)
-
-
-def short(value: object) -> str:
-    """A value of the client's for an error message: one line, at most 40 characters."""
-    text = reprlib.repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 _NESTED: dict[tuple[str, ...], type[BaseModel]] = {

@@ -61,11 +61,12 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Piece(Generic[T]):
-    """One encoded image of a stream, and its place in the request."""
+    """One encoded image of a stream, its place in the request, and the times up to it."""
 
     index: int
     item: Item
     encoded: T
+    timing: Timing
 
 
 @dataclass(frozen=True)

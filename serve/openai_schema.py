@@ -16,6 +16,7 @@ from mmf_deploy.errors import RequestError, nearest
 from mmf_deploy.noise import MAX_SEED, random_seed
 from mmf_deploy.spec import SampleSpec
 
+from .first_error import first_error, short
 from .formats import MAX_SIZE
 from .openai_prompt import label_of_prompt
 from .resolve import class_of, guidance_of
@@ -94,7 +95,7 @@ def parse(body: bytes) -> ImagesRequest:
     try:
         request = ImagesRequest.model_validate_json(body)
     except ValidationError as e:
-        raise _explain(e.errors(include_url=False)[0]) from None
+        raise _explain(first_error(e, 400)) from None
     _check_combinations(request)
     return request
 
@@ -130,8 +131,7 @@ def _explain(error: Any) -> RequestError:
         text = f"unknown parameter {param!r}{hint}; there are {', '.join(known)}"
         return _invalid(text, param, "unknown_parameter")
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"
-    got = repr(error["input"])
-    got = got if len(got) <= 40 else got[:37] + "..."
+    got = short(error["input"])
     if param == "class_label":
         message = "expected a class number or a class name"
     return _invalid(f"{param}: {message[:1].lower()}{message[1:]}, got {got}", param, code)

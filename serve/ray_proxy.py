@@ -10,7 +10,7 @@ from __future__ import annotations
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .error_replies import error_reply
+from .error_replies import SOON, error_reply
 
 MAX_KEPT_BYTES = 1 << 20
 """Of a request's body, to send it again; a larger request is not tried again."""
@@ -69,6 +69,5 @@ class SecondTry:
             if attempt.size > MAX_KEPT_BYTES:
                 break
             read = attempt.read
-        headers = {"Retry-After": "1", "Retry-After-Ms": "1000"}
-        reply = error_reply(scope["path"], 503, "replica_lost", LOST, None, headers)
+        reply = error_reply(scope["path"], 503, "replica_lost", LOST, None, SOON)
         await reply(scope, receive, send)

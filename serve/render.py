@@ -82,6 +82,15 @@ def npy_body(values: NDArray[Any]) -> bytes:
     return out.getvalue()
 
 
+def raw_body(values: NDArray[Any]) -> tuple[bytes, dict[str, str]]:
+    """The bytes of an array, row by row and little-endian, and what headers say of them."""
+    headers = {
+        "X-MMF-Dtype": values.dtype.name,
+        "X-MMF-Shape": ",".join(str(size) for size in values.shape),
+    }
+    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes(), headers
+
+
 def grid_of(values: NDArray[np.uint8], kind: ImageFormat, scale: int, quality: int) -> bytes:
     """Images [n, H, W, C] as one, in a grid; a single image as it is."""
     if len(values) == 1:

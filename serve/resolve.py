@@ -6,8 +6,9 @@ from mmf_deploy.errors import RequestError, nearest
 from mmf_deploy.noise import MAX_SEED, random_seed
 from mmf_deploy.spec import SampleSpec
 
+from .first_error import short
 from .samples import Item, Toward
-from .schema import GenerateRequest, InterpolateRequest, Label, TrajectoryRequest, short
+from .schema import GenerateRequest, InterpolateRequest, Label, TrajectoryRequest
 
 
 def resolve(request: GenerateRequest, spec: SampleSpec, max_images: int) -> list[Item]:

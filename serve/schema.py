@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from mmf_deploy.errors import RequestError, nearest
 from mmf_deploy.noise import MAX_SEED
 
+from .first_error import first_error, short
 from .formats import MAX_SIZE, Format, ImageFormat
 from .samples import Priority
 
@@ -88,8 +89,9 @@ class GenerateRequest(Asked):
     seed: Seed | None = Field(
         None, description="Seed of the first; the others count up. Random if none is given."
     )
+    # one error says as much as half a million of them
     seeds: list[Seed] | None = Field(
-        None, min_length=1, description="One seed an image, instead of seed."
+        None, min_length=1, fail_fast=True, description="One seed an image, instead of seed."
     )
     labels: Labels = Field(
         None,
@@ -166,9 +168,7 @@ def parse(body: bytes, kind: type[Body]) -> Body:
     try:
         return kind.model_validate_json(body or b"{}")
     except ValidationError as e:
-        # include_url and the context hold nothing that a client can use
-        first = e.errors(include_url=False, include_context=False)[0]
-        raise _explain(first, kind) from None
+        raise _explain(first_error(e), kind) from None
 
 
 def _explain(error: Any, kind: type[BaseModel]) -> RequestError:
@@ -193,9 +193,3 @@ def _explain(error: Any, kind: type[BaseModel]) -> RequestError:
     text = message.removeprefix("Value error, ")
     text = text[:1].lower() + text[1:]
     return RequestError(f"{field}: {text}, got {short(error['input'])}", field=field)
-
-
-def short(value: object) -> str:
-    """How a message shows what came."""
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."

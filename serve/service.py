@@ -236,7 +236,7 @@ class Service:
         async with self.intake.accepted(request, loaded, work, encoding) as accepted:
             async for part, done in self._encoded(accepted, work, encoding):
                 for k, value in enumerate(await done, part.first):
-                    yield Piece(k, work.items[k], value)
+                    yield Piece(k, work.items[k], value, accepted.timing())
         self._observe(loaded, accepted.timing())
         note(request, loaded, accepted.lane, len(work.items), accepted.timing())
 

@@ -37,8 +37,25 @@ def body_of(kind: type[BaseModel]) -> dict[str, Any]:
 
 def replies(*offers: Format) -> dict[int | str, dict[str, Any]]:
     """The documentation of what a route replies."""
-    content: dict[str, Any] = {MEDIA_TYPES[f]: {} for f in offers}
-    return {200: {"description": "The images.", "content": content}, **errors()}
+    good: dict[str, Any] = {
+        "description": "The images.",
+        "content": {MEDIA_TYPES[f]: {} for f in offers},
+    }
+    if Format.RAW in offers:
+        good["headers"] = _OF_RAW
+    return {200: good, **errors()}
+
+
+_OF_RAW = {
+    "X-MMF-Shape": {
+        "description": "Of the array in application/octet-stream: 4,8,8,1 is [n, H, W, C].",
+        "schema": {"type": "string"},
+    },
+    "X-MMF-Dtype": {
+        "description": "Of its elements, little-endian.",
+        "schema": {"type": "string", "enum": ["uint8", "float32"]},
+    },
+}
 
 
 def _inlined(schema: Any, defs: dict[str, Any]) -> Any:

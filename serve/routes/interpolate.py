@@ -11,26 +11,28 @@ from starlette.responses import Response
 from mmf_deploy.errors import RequestError
 
 from ..formats import (
+    ARRAYS,
     IMAGE_FORMATS,
     MEDIA_TYPES,
     Format,
     base64_encoding,
     check_animation,
+    check_array_size,
     check_grid,
     image_encoding,
     scale_for,
 )
-from ..generation import reply_of, work_of
+from ..generation import array_reply, reply_of, work_of
 from ..made import Made
 from ..model import Loaded
 from ..negotiate import chosen_format
-from ..render import animation_of, fields_of, json_body, multipart_body, npy_body, strip_of
+from ..render import animation_of, fields_of, json_body, multipart_body, strip_of
 from ..resolve import resolve_path
 from ..schema import InterpolateRequest, parse
 from ..service import Service
 from .documented import body_of, replies
 
-FORMATS = (Format.WEBP, Format.PNG, Format.JPEG, Format.JSON, Format.NPY, Format.MULTIPART)
+FORMATS = (Format.WEBP, Format.PNG, Format.JPEG, Format.JSON, *ARRAYS, Format.MULTIPART)
 
 
 def router(service: Service) -> APIRouter:
@@ -54,6 +56,7 @@ async def _interpolate(
     if not loaded.spec.is_image:
         raise RequestError("model: it makes vectors; only images are interpolated", field="model")
     form = chosen_format(body.format, request, FORMATS)
+    check_array_size(body.size, form)
     scale = scale_for(body.size, loaded.spec)
     items = resolve_path(body, loaded.spec, service.limits.request_images)
     if form is Format.WEBP:
@@ -77,8 +80,8 @@ async def _interpolate(
         ]
         return reply_of(made, json_body(made, fields), "application/json")
     arrays: Made[Any] = await service.generate(request, loaded, work)
-    if form is Format.NPY:
-        return reply_of(arrays, npy_body(arrays.values), MEDIA_TYPES[form])
+    if form in ARRAYS:
+        return array_reply(arrays, arrays.values, form)
     if form is Format.WEBP:
         content = await service.encoder.run(
             lambda: animation_of(arrays.values, scale, body.fps, body.quality)

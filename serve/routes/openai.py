@@ -249,9 +249,12 @@ class _Generation:
             with bad_requests():
                 async with aclosing(stream) as pieces:
                     async for piece in pieces:
+                        if piece.index == 0:
+                            reply.headers["Server-Timing"] = piece.timing.header()
                         yield event(COMPLETED, self._completed(piece))
 
-        return EventStream(events(), self._headers())
+        reply = EventStream(events(), self._headers())
+        return reply
 
     def _completed(self, piece: Piece[str]) -> dict[str, Any]:
         return {

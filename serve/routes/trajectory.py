@@ -12,6 +12,7 @@ from starlette.responses import Response
 from mmf_deploy.errors import RequestError
 
 from ..formats import (
+    ARRAYS,
     IMAGE_FORMATS,
     MEDIA_TYPES,
     Format,
@@ -22,18 +23,18 @@ from ..formats import (
     image_encoding,
     scale_for,
 )
-from ..generation import reply_of, work_of
+from ..generation import array_reply, reply_of, work_of
 from ..made import Encoding, Made
 from ..model import Lane, Loaded
 from ..negotiate import chosen_format
-from ..render import animation_of, fields_of, json_body, multipart_body, npy_body, strip_of
+from ..render import animation_of, fields_of, json_body, multipart_body, strip_of
 from ..resolve import resolve_trajectory
 from ..samples import Item
 from ..schema import TrajectoryRequest, parse
 from ..service import Service
 from .documented import body_of, replies
 
-FORMATS = (Format.PNG, Format.JPEG, Format.WEBP, Format.JSON, Format.NPY, Format.MULTIPART)
+FORMATS = (Format.PNG, Format.JPEG, Format.WEBP, Format.JSON, *ARRAYS, Format.MULTIPART)
 
 
 def router(service: Service) -> APIRouter:
@@ -68,9 +69,9 @@ async def _trajectory(
     elif form in IMAGE_FORMATS:
         check_grid(points, spec, IMAGE_FORMATS[form], scale, columns=points)
     work = work_of(body, [item], trajectory=True)
-    if form is Format.NPY:
+    if form in ARRAYS:
         array: Made[Any] = await service.generate(request, loaded, work)
-        return reply_of(array, npy_body(array.values[0]), MEDIA_TYPES[form])
+        return array_reply(array, array.values[0], form)
     encoding = _encoding(form, body, scale, points)
     made = await service.generate(request, loaded, work, encoding)
     encoded = made.encoded[0]

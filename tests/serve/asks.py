@@ -132,6 +132,11 @@ def _npy(reply: Reply) -> NDArray[Any]:
     return np.load(io.BytesIO(reply.body))
 
 
+def _raw(reply: Reply) -> NDArray[Any]:
+    shape = [int(size) for size in reply.headers["x-mmf-shape"].split(",")]
+    return np.frombuffer(reply.body, reply.headers["x-mmf-dtype"]).reshape(shape)
+
+
 def _multipart(reply: Reply) -> NDArray[Any]:
     boundary = reply.headers["content-type"].partition("boundary=")[2].encode()
     first, *parts, last = reply.body.split(b"--" + boundary)
@@ -220,7 +225,7 @@ class Asks:
             body["labels"] = wanted.labels
         form, decode = rng.choice(
             [("json", _json), ("json", _json), ("png", _grid), ("npy", _npy),
-             ("multipart", _multipart), ("grid", _json_grid), ("events", _stream)]
+             ("raw", _raw), ("multipart", _multipart), ("grid", _json_grid), ("events", _stream)]
         )  # fmt: skip
         headers = {}
         if form == "events" and rng.random() < 0.5:
@@ -239,14 +244,14 @@ class Asks:
     def points(self, k: int, rng: random.Random) -> Ask:
         seeds = self._wanted(k, rng).seeds
         wanted = Wanted(seeds, None, rng.choice([1.0, 1.5, 4.0]))
-        form, decode = rng.choice([("json", _samples), ("npy", _npy)])
+        form, decode = rng.choice([("json", _samples), ("npy", _npy), ("raw", _raw)])
         body = {"model": "points", "seeds": seeds, "guidance": wanted.guidance, "format": form}
         return _ask(f"points {form}", "POST", "/v1/generate", body, wanted=wanted, decode=decode)
 
     def interpolate(self, k: int, rng: random.Random) -> Ask:
         wanted = Wanted([100 * (k + 1)], None, 1.0, 100 * (k + 1) + 50, rng.randint(2, 12))
         body = {"from": wanted.seeds[0], "to": wanted.toward, "frames": wanted.frames}
-        form, decode = rng.choice([("json", _json), ("npy", _npy)])
+        form, decode = rng.choice([("json", _json), ("npy", _npy), ("raw", _raw)])
         return _ask(f"interpolate {form}", "POST", "/v1/interpolate", {**body, "format": form},
                     wanted=wanted, decode=decode)  # fmt: skip
 

@@ -62,6 +62,24 @@ def test_npy_is_a_uint8_array_with_seeds_and_labels_in_the_headers(client, expec
     assert reply.headers["x-mmf-bundle"] == client.service.model().loaded.digest
 
 
+@pytest.mark.parametrize("accept", ["application/octet-stream", "*/*"])
+def test_raw_is_the_bytes_of_that_array_and_headers_say_its_shape(client, expected, accept):
+    form = {"format": "raw"} if accept == "*/*" else {}
+    reply = client.generate(accept=accept, n=3, seed=18, **form)
+    assert reply.headers["content-type"] == "application/octet-stream"
+    assert reply.content == expected([18, 19, 20], [8, 9, 0]).tobytes()
+    said = {name: reply.headers[f"x-mmf-{name}"] for name in ("shape", "dtype", "seeds", "labels")}
+    assert said == {"shape": "3,8,8,1", "dtype": "uint8", "seeds": "18,19,20", "labels": "8,9,0"}
+
+
+def test_raw_vectors_are_little_endian_floats(gated_of, serving):
+    with serving(gated_of(SampleSpec(shape=(2,)))) as client:
+        reply, npy = (client.generate(seed=4, n=3, format=form) for form in ("raw", "npy"))
+        assert (reply.headers["x-mmf-shape"], reply.headers["x-mmf-dtype"]) == ("3,2", "float32")
+        found = np.frombuffer(reply.content, "<f4").reshape(3, 2)
+        np.testing.assert_array_equal(found, np.load(io.BytesIO(npy.content)))
+
+
 def test_png_is_the_image_itself_or_a_grid(client, expected):
     one = client.generate(accept="image/png", seed=5, labels=2)
     assert one.headers["content-type"] == "image/png"
@@ -142,6 +160,8 @@ def test_vectors_come_as_lists_or_float_arrays(gated_of, serving, tiny_formula):
         ("text/html, */*;q=0.1", "application/json"),
         ("application/json;q=0, */*", "image/png"),
         ("APPLICATION/X-NPY; q=1.0", "application/x-npy"),
+        ("application/octet-stream", "application/octet-stream"),
+        ("application/*", "application/json"),
     ],
 )
 def test_accept_chooses_the_reply(client, accept, content_type):
@@ -156,7 +176,7 @@ def test_an_accept_that_cannot_be_met_is_406(client, accept):
 
 
 def test_server_timing_is_on_every_kind_of_reply(client):
-    for accept in ("application/json", "image/png", "application/x-npy"):
+    for accept in ("application/json", "image/png", "application/octet-stream"):
         timing = client.generate(accept, seed=1).headers["server-timing"]
         names = [part.strip().split(";")[0] for part in timing.split(",")]
         assert names == ["queue", "infer", "encode", "bucket", "padding", "total"]
@@ -370,6 +390,7 @@ def test_readiness_turns_red_while_draining_and_accepted_work_is_answered(gated,
         closing = client.portal.start_task_soon(client.service.close)
         refused = client.generate(seed=2)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+        assert (refused.headers["retry-after"], refused.headers["retry-after-ms"]) == ("1", "1000")
         assert not closing.done()
         gated.gate.set()
         assert accepted.result(PATIENCE_S).status_code == 200

@@ -111,7 +111,9 @@ def test_multipart_has_a_part_for_every_image(client, expected):
     [
         ({"format": "gif"}, "format"),
         ({"format": "npy", "size": 16}, "size"),
+        ({"format": "raw", "size": 16}, "size"),
         ({"format": "npy", "grid": True}, "grid"),
+        ({"format": "raw", "grid": True}, "grid"),
         ({"image_format": "gif"}, "image_format"),
         ({"quality": 0}, "quality"),
         ({"priority": "urgent"}, "priority"),
@@ -129,7 +131,7 @@ def test_what_is_not_on_offer_is_422_and_named(client, body, field):
 
 def test_vectors_have_no_grid(gated_of, serving):
     with serving(gated_of(SampleSpec(shape=(2,)))) as client:
-        for more in ({}, {"format": "npy"}, {"stream": True}):
+        for more in ({}, {"format": "npy"}, {"format": "raw"}, {"stream": True}):
             reply = client.generate(grid=True, **more)
             assert (reply.status_code, reply.json()["error"]["field"]) == (422, "grid")
 
@@ -244,6 +246,8 @@ def test_a_stream_has_an_event_for_every_image_and_then_done(client, expected, b
         reply = client.generate(accept="text/event-stream", seeds=seeds)
     assert reply.headers["content-type"].startswith("text/event-stream")
     assert reply.headers["cache-control"] == "no-store"
+    for name in ("queue;dur=", "infer;dur=", "encode;dur=", "bucket;desc=", "padding;", "total;"):
+        assert reply.headers["server-timing"].count(name) == 1
     found = events(reply.text)
     assert [name for name, _ in found] == ["image"] * 30 + ["done"]
     got = np.stack([pixels(base64.b64decode(data["png_base64"])) for _, data in found[:-1]])
@@ -407,6 +411,8 @@ def test_interpolation_goes_from_one_seed_to_the_other(client, tiny_formula):
              for s in (3, 141)]  # fmt: skip
     np.testing.assert_array_equal(found[[0, -1]], alone)
     assert reply.headers["x-mmf-seeds"] == "3,141"
+    raw = interpolate(client, **{"from": 3, "to": 141, "frames": 7, "format": "raw"})
+    assert (raw.headers["x-mmf-shape"], raw.content) == ("7,8,8,1", found.tobytes())
 
 
 def test_interpolation_is_an_animation_unless_something_else_is_asked_for(client):
@@ -436,6 +442,8 @@ def test_frames_as_json_say_where_on_the_way_they_are(client, tiny_formula):
         ({"from": 1, "to": 2, "frames": 1}, "frames"),
         ({"from": 1, "to": 2, "frames": 257}, "frames"),
         ({"from": 1, "to": 2, "fps": 0}, "fps"),
+        ({"from": 1, "to": 2, "size": 16, "format": "npy"}, "size"),
+        ({"from": 1, "to": 2, "size": 16, "format": "raw"}, "size"),
         ({"from": 1, "to": 2, "label": [1]}, "label"),
         ({"from": 1, "to": 2, "label": "ten"}, "label"),
         ({"from": 1, "to": 2, "labels": 1}, "labels"),

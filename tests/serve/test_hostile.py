@@ -374,6 +374,26 @@ def test_ten_thousand_images_are_refused_in_every_family(target):
                         inference_header_content_length=str(len(body)))  # fmt: skip
 
 
+@every_family
+def test_a_body_full_of_mistakes_is_refused_without_listing_them(target, family):
+    unknown = {f"a{k}": 1 for k in range(60_000)}
+    reply = target.refused_post(family, {**POSTS[family][1], **unknown}, 400, 422)
+    assert _message(POSTS[family][0].encode(), reply.json()).startswith("60000 fields or elements")
+    few = {f"a{k}": 1 for k in range(900)}
+    reply = target.refused_post(family, {**POSTS[family][1], **few}, 400, 422)
+    assert "a0" in _message(POSTS[family][0].encode(), reply.json())
+
+
+@pytest.mark.parametrize(
+    ("seeds", "wrong"),
+    [([""] * 250_000, 0), ([7] * 300 + [None] * 150_000, 300), ([1, -1] * 140_000, 1),
+     ([3, 2**63], 1), ([5, 1.5, True], 1), ([[]] * 250_000, 0)],
+)  # fmt: skip
+def test_of_many_wrong_seeds_the_first_is_named(target, seeds, wrong):
+    reply = target.refused_post("native", {"seeds": seeds}, 422)
+    assert reply.json()["error"]["field"] == f"seeds.{wrong}"
+
+
 @pytest.mark.parametrize("digits", [19, 20, 400, 4299, 4300, 4301, 100_000])
 @pytest.mark.parametrize("sign", ["", "-"])
 def test_integers_of_any_length_are_refused(target, sign, digits):

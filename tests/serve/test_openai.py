@@ -332,6 +332,7 @@ def test_stream_gives_each_image_as_an_event(client):
         prompt="2", n=4, stream=True, partial_images=0, extra_body={"seed": 20}
     ) as stream:
         events = list(stream)
+        assert "bucket;desc=" in stream.response.headers["server-timing"]
     assert [base64.b64decode(e.b64_json) for e in events] == made
     assert [(e.index, e.seed) for e in events] == [(0, 20), (1, 21), (2, 22), (3, 23)]
     assert {(e.type, e.size, e.output_format, e.usage.total_tokens) for e in events} == {

@@ -103,6 +103,8 @@ def test_a_trajectory_goes_from_the_noise_to_the_image_of_its_seed(client, expec
     alone = client.generate(seed=141, labels=5, steps=4, format="npy")
     np.testing.assert_array_equal(found[-1], array(alone)[0])
     assert len({point.tobytes() for point in found}) == 5
+    raw = trajectory(client, seed=141, label=5, format="raw")
+    assert (raw.headers["x-mmf-shape"], raw.content) == ("5,8,8,1", found.tobytes())
     said = {name: reply.headers[f"x-mmf-{name}"] for name in ("seeds", "labels", "variant")}
     assert said == {"seeds": "141", "labels": "5", "variant": "fp32-4step"}
     assert "infer;dur=" in reply.headers["server-timing"]
@@ -200,6 +202,7 @@ def test_without_a_seed_the_reply_says_which_was_drawn(client):
         ({"steps": 10**30}, "steps"),
         ({"size": 9}, "size"),
         ({"size": 16, "format": "npy"}, "size"),
+        ({"size": 16, "format": "raw"}, "size"),
         ({"format": "events"}, "format"),
         ({"format": "gif"}, "format"),
         ({"fps": 0}, "fps"),
@@ -577,6 +580,8 @@ def test_the_documentation_has_the_route(client):
     route = client.app.openapi()["paths"]["/v1/trajectory"]["post"]
     offered = set(route["responses"]["200"]["content"])
     assert {"image/png", "image/webp", "application/x-npy", "application/json"} <= offered
+    assert "application/octet-stream" in offered
+    assert "X-MMF-Shape" in route["responses"]["200"]["headers"]
     schema = route["requestBody"]["content"]["application/json"]["schema"]
     assert {"seed", "label", "steps", "fps", "deadline_ms"} <= schema["properties"].keys()
     assert not re.search(r"\$ref", str(schema))

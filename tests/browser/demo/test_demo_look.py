@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.browser.demo.pages import (
     TABS,
@@ -48,6 +51,27 @@ def test_a_model_with_everything_is_whole_too(
     all_labelled(page)
     assert page.locator("b b, figcaption b > b").count() == 0, "a class name became an element"
     assert page.get_by_alt_text("<b>class</b> 7, seed 7").count() == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_handle_of_a_slider_stands_out_at_its_lowest_place(new_page, guided, scheme):
+    page = visit(new_page(color_scheme=scheme), guided, "?count=1")
+    slider = page.get_by_label("range slider for Guidance")
+    assert slider.input_value() == "1"
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    with Image.open(io.BytesIO(page.screenshot())) as shot:
+        middle, left = int(box["y"] + box["height"] / 2), int(box["x"])
+        handle, ground = (luminance(shot.getpixel((left + x, middle))) for x in (7, -4))
+    # WCAG 2.2, 1.4.11: what a control is recognised by
+    assert (max(handle, ground) + 0.05) / (min(handle, ground) + 0.05) >= 3
+
+
+def luminance(rgb):
+    """Relative luminance of a pixel in sRGB, 0 ... 1 (WCAG 2.2)."""
+    share = np.asarray(rgb[:3]) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
 def test_the_first_page_shows_images_and_their_time_beside_pytorch_s(page, digits):
