@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,8 +15,11 @@ from mmf_deploy.spec import SampleSpec
 from .data import SOURCES
 from .data.augment import LABELS, AugmentConfig
 from .data.base import Source
+from .data.subset import Subset, SubsetConfig
 from .objective_config import Objective
 from .recovery import RecoveryConfig
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class OptimizerConfig(BaseModel):
@@ -83,7 +86,8 @@ class TrainConfig(BaseModel):
     """A whole recipe.
 
     Attributes:
-        data: ``source`` names an entry of ``SOURCES``; the other keys are that source's own.
+        data: ``source`` names an entry of ``SOURCES``; ``subset`` keeps a part of it; the other
+            keys are that source's own.
         augment: random warps of images, told to the network; null for none.
         init_from: a checkpoint or run whose weights this run starts with.
         evaluate: ``digits`` measures the finished run's samples (training/evaluate.py).
@@ -162,18 +166,24 @@ class TrainConfig(BaseModel):
             ConfigError: no such source, or a key that it does not know.
         """
         options = dict(self.data)
+        part = options.pop("subset", None)
         name = str(options.pop("source", None))
         if name not in SOURCES:
             raise ConfigError(
                 f"data.source {name!r}{nearest(name, SOURCES)}; there are {', '.join(SOURCES)}"
             )
         module = importlib.import_module(SOURCES[name])
-        try:
-            config = module.Config.model_validate(options)
-        except ValidationError as e:
-            raise ConfigError(explain(e, "data.", module.Config)) from None
+        config = _validated(module.Config, options, "data.")
+        subset = None if part is None else _validated(SubsetConfig, part, "data.subset.")
         source: Source = module.load(config)
-        return source
+        return source if subset is None else Subset.of(source, subset)
+
+
+def _validated(model: type[Model], given: Any, prefix: str) -> Model:
+    try:
+        return model.model_validate(given)
+    except ValidationError as e:
+        raise ConfigError(explain(e, prefix, model)) from None
 
 
 def explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> str:
@@ -181,7 +191,7 @@ def explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     # a union's branch (unet, mlp) is part of pydantic's path, not of the recipe's
     loc = [str(p) for p in first["loc"] if p not in ("unet", "mlp", "constrained-str", "float")]
-    where = prefix + ".".join(loc)
+    where = (prefix + ".".join(loc)).rstrip(".")
     if first["type"] == "extra_forbidden":
         section = where.removesuffix(loc[-1])
         valid = [section + field for field in _fields(model, loc[:-1])]

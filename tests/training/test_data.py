@@ -90,6 +90,9 @@ def test_a_source_gives_batches_that_fit_its_spec(name, tmp_path):
     if batch.label is not None:
         assert batch.label.dtype == torch.int64
         assert 0 <= batch.label.min() <= batch.label.max() < source.spec.classes
+        assert torch.equal(source.labels[indices], batch.label)
+    else:
+        assert source.labels is None
     if batch.states is not None:
         assert torch.equal(batch.states[:, 0], batch.x0)
         assert torch.equal(batch.states[:, -1], batch.x1)
@@ -105,6 +108,70 @@ def test_digits_are_the_real_ones():
     zero = everything.x0[0, 0]
     assert int(everything.label[0]) == 0
     assert zero[3:5, 3].max() < 0 < zero[3, 2]
+
+
+def digits_with(*sets):
+    return load_config("digits", ["evaluate=null", *sets]).load_data()
+
+
+def test_digits_are_split_into_four_fifths_and_one_of_every_class():
+    train, test = digits_with("data.split=train"), digits_with("data.split=test")
+    assert len(train) + len(test) == 1797
+    shares = torch.bincount(test.labels) / (
+        torch.bincount(test.labels) + torch.bincount(train.labels)
+    )
+    assert torch.allclose(shares, torch.tensor(0.2), atol=0.01)
+    whole = digits_with().batch(torch.arange(1797)).x0.flatten(1)
+    parts = [s.batch(torch.arange(len(s))).x0.flatten(1) for s in (train, test)]
+    assert torch.allclose(whole.sum(0), torch.cat(parts).sum(0), atol=1e-2)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_subset_has_its_share_of_every_class_and_lies_in_the_larger_one(seed):
+    def part(fraction):
+        sets = [f"data.subset.fraction={fraction}", f"data.subset.seed={seed}"]
+        return digits_with(*sets)
+
+    small, large, whole = part(0.1), part(0.5), part(1.0)
+    assert torch.allclose(
+        torch.bincount(small.labels) / torch.bincount(whole.labels), torch.tensor(0.1), atol=0.004
+    )
+    assert len(whole) == 1797
+    assert small.notes == ("179 of 1,797 samples are used",)
+
+    def rows(source):
+        x0 = source.batch(torch.arange(len(source))).x0
+        return {tuple(image.flatten().tolist()) for image in x0}
+
+    assert rows(small) < rows(large) < rows(whole)
+    batch = small.batch(torch.tensor([3, 5]))
+    assert torch.equal(batch.label, small.labels[[3, 5]])
+
+
+def test_the_smallest_subset_has_one_of_each_class_and_another_seed_has_others():
+    tiny = [digits_with("data.subset.fraction=0.0001", f"data.subset.seed={k}") for k in (0, 1)]
+    assert [len(t) for t in tiny] == [10, 10]
+    images = [t.batch(torch.arange(10)).x0 for t in tiny]
+    assert not torch.equal(*images)
+
+
+def test_a_subset_of_data_without_classes_is_a_share_of_all():
+    config = load_config("ring2d", ["data.subset.fraction=0.25"])
+    assert len(config.load_data()) == 5000
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("data.subset.fraction=0", "data.subset.fraction = 0"),
+        ("data.subset.fraction=2", "data.subset.fraction = 2"),
+        ("data.subset=0.1", "data.subset = 0.1"),
+        ("data.subset.share=0.1", "'data.subset.fraction' is missing"),
+    ],
+)
+def test_a_subset_that_is_none_is_refused_by_its_key(setting, said):
+    with pytest.raises(ConfigError, match=said):
+        digits_with(setting)
 
 
 def test_every_mode_of_the_ring_has_its_share_centre_and_width():

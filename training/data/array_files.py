@@ -62,7 +62,7 @@ class Arrays(Resident):
         spec: SampleSpec,
         notes: tuple[str, ...],
     ) -> None:
-        self._parts, self._layout, self._labels = parts, layout, labels
+        self._parts, self._layout, self.labels = parts, layout, labels
         self._ends = np.cumsum([len(part) for part in parts])
         self.spec = spec
         self.notes = notes
@@ -79,7 +79,7 @@ class Arrays(Resident):
             chosen = part_of == number
             first = self._ends[number] - len(self._parts[number])
             rows[chosen] = self._parts[number][wanted[chosen] - first]
-        label = None if self._labels is None else self._labels[indices]
+        label = None if self.labels is None else self.labels[indices]
         if self._layout == "vectors":
             return Batch(torch.from_numpy(rows.astype(np.float32, copy=False)), label)
         return Batch(images_to_x0(torch.from_numpy(self._as_nhwc(rows))), label)

@@ -42,6 +42,11 @@ class Source(Protocol):
         """What whoever trains on this should know, a line each: skipped files and the like."""
         ...
 
+    @property
+    def labels(self) -> Tensor | None:
+        """The class of every sample, int64 [N], or None when the data has no classes."""
+        ...
+
     def __len__(self) -> int: ...
 
     def batch(self, indices: Tensor) -> Batch:
@@ -77,7 +82,7 @@ class ResidentImages(Resident):
         notes: tuple[str, ...] = (),
     ) -> None:
         self._images = images
-        self._labels = labels
+        self.labels = labels
         self.spec = spec
         self.notes = notes
 
@@ -87,7 +92,7 @@ class ResidentImages(Resident):
     def batch(self, indices: Tensor) -> Batch:
         """The samples of int64 [B] indices."""
         x0 = images_to_x0(self._images[indices])
-        return Batch(x0, None if self._labels is None else self._labels[indices])
+        return Batch(x0, None if self.labels is None else self.labels[indices])
 
 
 class ResidentVectors(Resident):
@@ -114,6 +119,11 @@ class ResidentVectors(Resident):
         self._columns = (vectors, labels, x1, states)
         self.spec = spec
         self.notes = notes
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The class of every sample, int64 [N], or None."""
+        return self._columns[1]
 
     def __len__(self) -> int:
         return len(self._columns[0])

@@ -45,7 +45,7 @@ class LazyImages:
         size: int | None,
         notes: tuple[str, ...] = (),
     ) -> None:
-        self._read, self._readable, self._labels = read, readable, labels
+        self._read, self._readable, self.labels = read, readable, labels
         self._size, self._notes = size, notes
         self.spec = spec
         self._unreadable: set[int] = set()
@@ -73,7 +73,7 @@ class LazyImages:
         decoded = [future.result() for future in self._taken(indices)]
         x0 = images_to_x0(torch.from_numpy(np.stack([pixels for _, pixels in decoded])))
         taken = torch.tensor([index for index, _ in decoded])
-        return Batch(x0, None if self._labels is None else self._labels[taken])
+        return Batch(x0, None if self.labels is None else self.labels[taken])
 
     def prefetch(self, indices: Tensor) -> None:
         """Begin to decode what ``batch`` will be asked for."""
