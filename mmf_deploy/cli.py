@@ -38,6 +38,10 @@ COMMANDS = {
     "plan": ("mmf_deploy.serve.plan.cli", "Say how many replicas a rate of requests needs."),
     "report": ("mmf_deploy.report_cli", "Join results of benchmarks into one HTML page."),
     "bench-step": ("mmf_deploy.training.bench_step_cli", "Measure what a training step costs."),
+    "reproduce": (
+        "mmf_deploy.training.experiments.cli",
+        "Train and measure the tables and figures of the paper.",
+    ),
     "sample": ("mmf_deploy.sample_cli", "Generate images from a bundle or a checkpoint."),
     "inspect": ("mmf_deploy.inspect_cli", "Show what a bundle or a checkpoint holds."),
     "selftest": ("mmf_deploy.selftest_cli", "Check an engine on this machine, and time it."),

@@ -1,0 +1,313 @@
+"""The experiments of the paper: what they plan, what probes find, what reports show."""
+
+import json
+import math
+import threading
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from mmf_deploy.training.data import digits
+from mmf_deploy.training.experiments import EXPERIMENTS
+from mmf_deploy.training.experiments.cells import mean_sd, percent
+from mmf_deploy.training.experiments.lab import SIX, Found, Lab
+from mmf_deploy.training.experiments.measure import Request, measure
+from mmf_deploy.training.experiments.probes import PROBES
+from mmf_deploy.training.experiments.reproduce import experiment
+from mmf_deploy.training.experiments.runs import Run, Sessions
+from mmf_deploy.training.experiments.scales import DIGITS, SCALES
+from mmf_deploy.training.experiments.style import COLOURS
+from mmf_deploy.training.experiments.subject import Weights
+from mmf_deploy.training.experiments.work import Task, execute
+from mmf_deploy.training.loop import Trainer
+from mmf_deploy.training.metrics.digits_classifier import train_classifier
+from mmf_deploy.training.read_recipe import load_config
+from PIL import Image
+
+from mmf_deploy.cli import main
+from mmf_deploy.results import read
+
+SMALL = replace(
+    DIGITS, steps=12, samples=24, encoded=4, pairs=2, sets=(*DIGITS.sets, "loop.batch_size=16")
+)
+VECTORS = {"plane": "ring2d", "motion": "control"}
+
+
+def every_plan(lab):
+    return {name: experiment(name).plan(lab) for name in EXPERIMENTS}
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=lambda s: s.name)
+def test_every_plan_asks_for_runs_that_can_be_trained_and_probes_that_exist(scale):
+    lab, by_place = Lab(scale, Path("nowhere")), {}
+    for name, plan in every_plan(lab).items():
+        assert plan, name
+        assert len(set(plan)) == len(plan)
+        for run, probe in plan:
+            assert probe in PROBES
+            assert run.steps > 0
+            # one directory never means two runs
+            assert by_place.setdefault(run.directory, run) == run
+
+
+def test_runs_are_shared_between_experiments():
+    plans = every_plan(Lab(DIGITS, Path("nowhere")))
+    measured = [m for plan in plans.values() for m in plan]
+    assert len({m.run for m in measured}) < 0.5 * sum(
+        len({m.run for m in plan}) for plan in plans.values()
+    )
+    assert {m.run for m in plans["table3"]} == {m.run for m in plans["table2"]}
+
+
+def test_the_curriculum_rises_over_an_eighth_and_what_is_set_wins():
+    lab = Lab(DIGITS, Path("nowhere"), sets=("optimizer.lr=0.5",))
+    config = lab.image("mmf", 1).config
+    assert config["objective"]["warmup_steps"] * 8 == pytest.approx(DIGITS.steps, abs=8)
+    assert config["optimizer"]["lr"] == 0.5
+    assert config["seed"] == 1
+    assert config["objective"]["guidance"]["mode"] == "off"
+    assert lab.vectors("ode", "mmf").config["optimizer"]["lr"] != 0.5
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A judge, and a short run of each kind."""
+    root = tmp_path_factory.mktemp("reproduce")
+    everything = digits.load(digits.Config()).batch(torch.arange(1797))
+    train_classifier(everything.x0, everything.label, epochs=2).save(root / "judge")
+    lab = Lab(SMALL, root)
+    guided = ("objective.guidance={mode: input, max: 4}", "loop.keep=6")
+    runs = {"image": lab.image("mmf", 0, "-guided", guided)}
+    runs |= {r: lab.vectors(r, "mmf", more=("loop.steps=12",)) for r in VECTORS.values()}
+    for run in runs.values():
+        Trainer(load_config(run.recipe, run.sets), run.directory, threads=1).run()
+    return root, runs
+
+
+def request(root, run, probe):
+    return Request(run.directory, probe, root, SMALL, "cpu", Weights())
+
+
+@pytest.fixture(scope="module")
+def numbers(root):
+    """What every probe finds."""
+    place, runs = root
+    return {
+        probe: measure(request(place, runs[VECTORS.get(probe, "image")], probe)) for probe in PROBES
+    }
+
+
+def finite(value):
+    """Whether all numbers in it are."""
+    if isinstance(value, dict):
+        return all(map(finite, value.values()))
+    if isinstance(value, list):
+        return all(map(finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_probe_finds_plain_finite_numbers(probe, numbers):
+    assert "failed" not in numbers[probe]
+    assert finite(json.loads(json.dumps(numbers[probe])))
+
+
+def test_what_probes_find_is_of_the_right_kind(numbers):
+    quality = numbers["quality"]
+    assert quality["frechet"] > quality["frechet_real"] > 0
+    assert 0 <= quality["precision"] <= 1
+    assert 0 <= quality["class_accuracy"] <= 1
+    assert numbers["paths"]["images"] == SMALL.encoded
+    assert numbers["paths"]["path_deviation"] > 0
+    assert [c["step"] for c in numbers["history"]["checkpoints"]] == [2, 4, 6, 8, 10, 12]
+    low, first, median, third, high = numbers["diversity"]["real"]["quantiles"]
+    assert low < first < median < third < high
+    assert all(a < b for a, b in pairwise(numbers["stability"]["curve"]["step"]))
+    assert set(numbers["guidance"]["omega"]) == {"1", "1.5", "2", "3", "4"}
+    assert numbers["motion"]["jerk_reference"] > numbers["motion"]["jerk"] > 0
+
+
+def test_numbers_are_kept_until_weights_or_sizes_change(root, numbers):
+    place, runs = root
+    known = request(place, runs["image"], "quality")
+    assert known.known() == numbers["quality"]
+    assert replace(known, scale=replace(SMALL, samples=25)).known() == {}
+    assert replace(known, scale=replace(SMALL, steps=999)).known() == numbers["quality"]
+    known.kept.write_text("{")
+    assert known.known() == {}
+
+
+def test_weights_that_are_missing_fail_one_measurement_and_are_not_kept(root, tmp_path):
+    place, runs = root
+    photographs = replace(SMALL, features="inception")
+    asked = replace(
+        request(place, runs["image"], "quality"),
+        scale=photographs,
+        root=tmp_path,
+        weights=Weights(inception=tmp_path / "nothing.pth"),
+    )
+    assert "--inception-weights" in measure(asked)["failed"]
+    assert not asked.kept.exists()
+
+
+@pytest.fixture
+def lab():
+    return Lab(replace(SMALL, seeds=(0, 1)), Path("nowhere"))
+
+
+def drawn(report, folder):
+    for picture, draw in report.pictures.items():
+        draw(folder / picture.file)
+        with Image.open(folder / picture.file) as image:
+            assert len(image.convert("RGB").getcolors(10**6)) > 5
+        assert picture.title
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_report_has_tables_without_gaps_and_pictures(name, lab, numbers, tmp_path):
+    module = experiment(name)
+    report = module.report(Found(lab, {m: numbers[m.probe] for m in module.plan(lab)}))
+    assert report.tables
+    for table in report.tables:
+        assert table.rows
+        assert not any("nan" in cell for row in table.rows for cell in row)
+    drawn(report, tmp_path)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_report_says_what_failed_and_still_draws(name, lab, numbers, tmp_path):
+    module, reason = experiment(name), "loss not finite"
+    found = {
+        m: {"failed": reason} if m.run.name.startswith("mmf-lambda1") else numbers[m.probe]
+        for m in module.plan(lab)
+    }
+    report = module.report(Found(lab, found))
+    drawn(report, tmp_path)
+    if name in ("table2", "table3", "fewstep", "fig1", "fig4"):
+        assert any(reason in note for table in report.tables for note in table.notes)
+
+
+def test_with_nothing_measured_there_are_dashes_and_no_crash(lab, tmp_path):
+    for name in EXPERIMENTS:
+        module = experiment(name)
+        report = module.report(Found(lab, {m: {"failed": "no"} for m in module.plan(lab)}))
+        for picture, draw in report.pictures.items():
+            draw(tmp_path / picture.file)
+
+
+def test_every_objective_has_one_colour():
+    assert set(SIX) < set(COLOURS)
+    assert len(set(COLOURS.values())) == len(COLOURS)
+
+
+def test_cells_are_mean_and_sample_deviation():
+    assert mean_sd([1.0, 3.0]) == "2.00 ± 1.41"
+    assert mean_sd([2.0]) == "2.00"
+    assert mean_sd([]) == "—"
+    assert percent([0.5, 0.5]) == "50.0% ± 0.0%"
+
+
+def test_tasks_run_together_and_the_first_error_ends_all(capsys):
+    gate, order = threading.Barrier(2, timeout=10), []
+
+    def meet(name):
+        gate.wait()  # passes only if both run at once
+        order.append(name)
+        return "met"
+
+    execute("testing", [Task(n, 1.0, lambda n=n: meet(n)) for n in "ab"], jobs=2)
+    assert sorted(order) == ["a", "b"]
+    assert "a: met" in capsys.readouterr().out
+
+    def fail():
+        raise RuntimeError("broken")
+
+    late = []
+    with pytest.raises(RuntimeError, match="broken"):
+        execute("testing", [Task("x", 1, fail), Task("y", 1, lambda: late.append(1) or "")], jobs=1)
+
+
+def test_a_run_that_fails_leaves_its_reason(tmp_path):
+    run = Run("digits", ("loop.steps=3", "loop.batch_size=7", "loop.accumulate=2"), tmp_path / "r")
+    record = Sessions().train(run)
+    assert "does not divide" in record["failed"]
+    assert run.known()["failed"] == record["failed"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tabel2"], "did you mean 'table2'"),
+        (["all", "--scale", "digit"], "did you mean 'digits'"),
+        (["all", "--seeds", "1,x"], "expected whole numbers"),
+        (["all", "--test", "val"], "expected KEY=VALUE"),
+        (["table2", "--set", "loop.stepz=3"], "unknown key 'loop.stepz'"),
+        ([","], "no experiment named"),
+    ],
+)
+def test_nonsense_is_one_line(arguments, said, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["mmf", "reproduce", *arguments, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_experiments_are_reproduced_and_resumed_by_the_command(start, tmp_path):
+    command = ["-m", "mmf_deploy.cli", "reproduce", "table3,fig2", "--steps", "4", "--seeds", "0",
+               "--encoded", "4", "--set-vectors", "loop.steps=4", "--out", tmp_path]  # fmt: skip
+    ended = start(*command).end(timeout=400)
+    assert ended.returncode == 0, ended.stderr
+    results = tmp_path / "digits" / "results"
+    table = read(results / "table3.json")
+    assert [row[0] for row in table.tables[0].rows] == list(SIX)
+    assert (results / "fig2-field.png").is_file()
+    run = json.loads((results / "runs" / "mmf-seed0.json").read_text())
+    assert run["config"]["loop"]["steps"] == 4
+    assert run["numbers"]["paths"]["one_step_error"] > 0
+    again = start(*command).end(timeout=400)
+    assert "10 of them trained before" in again.stdout
+    assert ": trained" not in again.stdout
+
+
+@pytest.mark.slow
+def test_the_scale_of_cifar10_runs_for_a_few_steps_and_says_what_it_lacks(start, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    write_parquet(images / "train.parquet", 60)
+    write_parquet(images / "test.parquet", 20)
+    ended = start(
+        "-m", "mmf_deploy.cli", "reproduce", "table2,fig3b", "--scale", "cifar10", "--steps", "2",
+        "--seeds", "0", "--samples", "16", "--encoded", "2", "--set",
+        f"data={{source: huggingface, path: {images}}}", "--set",
+        "network={type: unet, model_channels: 8, channel_mult: [1, 1]}", "--set",
+        "loop.batch_size=4", "--inception-weights", tmp_path / "nothing", "--out", tmp_path / "out",
+    ).end(timeout=400)  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    results = tmp_path / "out" / "cifar10" / "results"
+    notes = " ".join(read(results / "table2.json").tables[0].notes)
+    assert "--inception-weights" in notes
+    row = read(results / "table2.json").tables[0].rows[0]
+    assert row[1] == "—"
+    assert float(row[9]) > 0  # the one-step error needs no weights
+    assert "SVHN: " in " ".join(read(results / "fig3b.json").tables[0].notes)
+
+
+def write_parquet(path, count):
+    import io
+
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = []
+    for pixels in np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8):
+        Image.fromarray(pixels).save(content := io.BytesIO(), "PNG")
+        rows.append({"bytes": content.getvalue(), "path": None})
+    table = pa.table({"img": rows, "label": [k % 10 for k in range(count)]})
+    pq.write_table(table, path)

@@ -1,0 +1,157 @@
+"""Training runs in processes of their own, each resumed or begun anew as its record says."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmf_deploy import checkpoint, files
+from mmf_deploy.errors import CheckpointError
+
+from ..read_recipe import load_config
+
+STOPPED = 130  # exit code of a run that saved and stopped
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Attributes:
+        recipe: what it starts from.
+        sets: what it sets on top.
+        directory: where it trains; its record lies beside.
+        device, threads: what it trains on.
+    """
+
+    recipe: str
+    sets: tuple[str, ...]
+    directory: Path
+    device: str = "cpu"
+    threads: int = 1
+
+    @property
+    def name(self) -> str:
+        """For a person."""
+        return self.directory.name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The whole configuration."""
+        return _config(self.recipe, self.sets)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return int(self.config["loop"]["steps"])
+
+    @property
+    def command(self) -> list[str]:
+        """What runs it, without --out."""
+        sets = [part for one in self.sets for part in ("--set", one)]
+        where = ["--device", self.device, "--threads", str(self.threads)]
+        return ["mmf", "train", self.recipe, *sets, *where]
+
+    @property
+    def record(self) -> Path:
+        """What is known of it once it ended."""
+        return self.directory.with_name(f"{self.name}.json")
+
+    def known(self) -> dict[str, Any]:
+        """The record, if there is one of this very configuration; else nothing."""
+        found = read_json(self.record)
+        if found.get("config") != self.config:
+            return {}
+        there = "failed" in found or checkpoint.find_all(self.directory)
+        return found if there else {}
+
+    def holds_another(self, config: dict[str, Any]) -> bool:
+        """Whether the directory holds a run with another configuration."""
+        try:
+            return checkpoint.read(self.directory).config != config
+        except CheckpointError:
+            return False  # `mmf train` knows what to do with it
+
+    def steps_done(self) -> int:
+        """According to its log."""
+        try:
+            last = (self.directory / "log.jsonl").read_text().splitlines()[-1]
+            return int(json.loads(last)["step"])
+        except (OSError, ValueError, IndexError, KeyError):
+            return 0
+
+
+@functools.lru_cache(maxsize=1024)
+def _config(recipe: str, sets: tuple[str, ...]) -> dict[str, Any]:
+    return load_config(recipe, sets).model_dump(mode="json")
+
+
+@dataclass
+class Sessions:
+    """The processes that train, so that all of them can be stopped together."""
+
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    stopped: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def train(self, run: Run) -> dict[str, Any]:
+        """Train one run to its end, and write its record; nothing if it was stopped."""
+        config, resumed, fresh = run.config, bool(checkpoint.find_all(run.directory)), []
+        if resumed and run.holds_another(config):
+            resumed, fresh = False, ["--fresh"]
+        begin = time.monotonic()
+        with self.lock:
+            if self.stopped:
+                return {}
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mmf_deploy.cli", *run.command[1:],
+                 "--out", str(run.directory), *fresh],
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                start_new_session=True,
+            )  # fmt: skip
+            self.processes.append(process)
+        said = process.communicate()[1]
+        if self.stopped or process.returncode == STOPPED:
+            return {}
+        record: dict[str, Any] = {
+            "config": config,
+            # what an earlier session took is not known
+            "seconds": None if resumed else round(time.monotonic() - begin, 1),
+        }
+        if process.returncode:
+            record["failed"] = (said.strip().splitlines() or ["no message"])[-1]
+        else:
+            record["derivative"] = checkpoint.read(run.directory).meta.get("derivative")
+            record["quality"] = read_json(run.directory / "evaluation.json")
+        files.write_atomic(run.record, (json.dumps(record, indent=1) + "\n").encode())
+        return record
+
+    @contextmanager
+    def ended_together(self) -> Iterator[None]:
+        """Whatever happens, no process goes on alone; each saves before it ends."""
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.stopped = True
+                for process in self.processes:
+                    if process.poll() is None:
+                        process.terminate()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is none."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
