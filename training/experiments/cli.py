@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +96,7 @@ def reproduce(
     threads = max(1, available_cores() // parallel)
     lab = Lab(size, root, where, threads, tuple(overrides or ()))
     weights = Weights(inception_weights, alexnet_weights)
-    _run(Reproduction(chosen, lab, parallel, weights, _command(ctx)))
+    _run(Reproduction(chosen, lab, parallel, weights, _options(ctx, scale)))
 
 
 def _run(work: Reproduction) -> None:
@@ -114,14 +115,15 @@ def _run(work: Reproduction) -> None:
     typer.echo(f"next: mmf report {lab.root / 'results'} --out {lab.root / 'report.html'}")
 
 
-def _command(ctx: typer.Context) -> str:
-    command = again(ctx, "mmf reproduce", ("out", "fresh", "overrides", "vector_sets", "test"))
-    given: list[str] = []
+def _options(ctx: typer.Context, scale: str) -> str:
+    """What was typed behind the names, as far as it changes a result."""
+    elsewhere = ("names", "scale", "out", "fresh", "jobs", "overrides", "vector_sets", "test")
+    given = [f"--scale {scale}", *again(ctx, "", elsewhere).split()]
     for name, option in (("overrides", "--set"), ("vector_sets", "--set-vectors"),
                          ("test", "--test")):  # fmt: skip
         for value in ctx.params.get(name) or ():
-            given += [option, f"'{value}'" if " " in value else value]
-    return " ".join([command, *given])
+            given += [option, shlex.quote(value)]
+    return " ".join(given)
 
 
 def _experiments(names: str) -> tuple[str, ...]:

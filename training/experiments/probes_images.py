@@ -20,13 +20,14 @@ from ..evaluate import halved_frechet
 from ..metrics.features import Images, JudgeFeatures
 from ..metrics.sets import compare
 from ..metrics.trajectories import heun
-from .subject import HELD_OUT_SEEDS, Subject, images_of
+from .subject import HELD_OUT_SEEDS, Subject, images_of, spread
 
 NFE = (1, 2, 4, 8)
 SOLVER = 16  # Heun steps of the reference, two network evaluations each
 OMEGAS = (1.0, 1.5, 2.0, 3.0, 4.0)
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 LARGEST_SET = 5_000  # in what compares all pairs
+LARGEST_REAL = 50_000  # as many as FID is mostly computed with
 STRIPS, FRAMES = 5, 11
 
 
@@ -35,8 +36,11 @@ def quality(subject: Subject) -> dict[str, Any]:
     labels = _labels(subject)
     fake = subject.generate(range(_count(subject)), labels)
     features, real = subject.features(fake), _real_features(subject)
-    found = asdict(compare(features[:LARGEST_SET], real[:LARGEST_SET]))
-    return {**found, **_distances(subject, features), **_recognised(subject, fake, labels)}
+    return {
+        **_compared(features, real),
+        **_distances(subject, features),
+        **_recognised(subject, fake, labels),
+    }
 
 
 def steps(subject: Subject) -> dict[str, Any]:
@@ -62,7 +66,7 @@ def guidance(subject: Subject) -> dict[str, Any]:
         fake = subject.generate(range(_count(subject)), labels, guidance=omega)
         features = subject.features(fake)
         found[f"{omega:g}"] = {
-            **asdict(compare(features[:LARGEST_SET], real[:LARGEST_SET])),
+            **_compared(features, real),
             **_distances(subject, features),
             **_recognised(subject, fake, labels),
         }
@@ -71,7 +75,7 @@ def guidance(subject: Subject) -> dict[str, Any]:
 
 def diversity(subject: Subject) -> dict[str, Any]:
     """Distances within pairs of images of one class: generated from two seeds, and real ones."""
-    pairs, real, labels = subject.scale.pairs, *images_of(subject.real)
+    pairs, real, labels = subject.scale.pairs, *images_of(subject.real, LARGEST_REAL)
     generated, reality = [], []
     for name in range(max(1, subject.checkpoint.spec.classes)):
         start = HELD_OUT_SEEDS + name * 2 * pairs
@@ -114,22 +118,28 @@ def strips(subject: Subject) -> dict[str, Any]:
 def _labels(subject: Subject) -> Tensor | None:
     """Those of the real images, so that both sets have the same classes."""
     labels = subject.real.labels
-    return None if labels is None else labels[torch.arange(_count(subject)) % len(labels)]
+    return None if labels is None else labels[spread(_count(subject), len(labels))]
 
 
 def _count(subject: Subject) -> int:
     return subject.scale.samples or len(subject.real)
 
 
-_REAL: dict[tuple[str, str], NDArray[np.float32]] = {}
+_KEPT: dict[tuple[str, ...], NDArray[np.float32]] = {}
 
 
-def _real_features(subject: Subject) -> NDArray[np.float32]:
-    """Features of all real images; computed once in a process."""
-    key = (str(subject.judge), repr(sorted(subject.config.data.items(), key=str)))
-    if key not in _REAL:
-        _REAL[key] = subject.features(images_of(subject.real)[0])
-    return _REAL[key]
+def _real_features(subject: Subject, which: str = "real") -> NDArray[np.float32]:
+    """Features of the real images, or of those held out; computed once in a process."""
+    key = (which, str(subject.judge), repr(sorted(subject.config.data.items(), key=str)))
+    if key not in _KEPT:
+        source = subject.real if which == "real" else subject.held_out
+        _KEPT[key] = subject.features(images_of(source, LARGEST_REAL)[0])
+    return _KEPT[key]
+
+
+def _compared(features: NDArray[np.float32], real: NDArray[np.float32]) -> dict[str, float]:
+    some = (x[spread(min(LARGEST_SET, len(x)), len(x)).numpy()] for x in (features, real))
+    return asdict(compare(*some))
 
 
 def _distances(subject: Subject, features: NDArray[np.float32]) -> dict[str, float]:
@@ -138,8 +148,8 @@ def _distances(subject: Subject, features: NDArray[np.float32]) -> dict[str, flo
     if subject.scale.samples == 0:
         frechet, floor = halved_frechet(features, real)
     else:
-        held_out = subject.features(images_of(subject.held_out, subject.scale.samples)[0])
-        frechet, floor = frechet_distance(features, real), frechet_distance(held_out, real)
+        frechet = frechet_distance(features, real)
+        floor = frechet_distance(_real_features(subject, "held out"), real)
     return {"frechet": frechet, "frechet_real": floor, "ratio": frechet / floor}
 
 

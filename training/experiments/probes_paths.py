@@ -17,7 +17,7 @@ from ..metrics import trajectories
 from ..metrics.corruptions import CORRUPTIONS, SEVERITIES
 from ..metrics.trajectories import Field, jump, walk
 from ..paths import per_sample
-from .subject import HELD_OUT_SEEDS, Subject
+from .subject import HELD_OUT_SEEDS, Subject, spread
 
 SHIFTED = 100  # images a kind and severity
 HISTORIC = 100  # paths of every checkpoint
@@ -92,7 +92,7 @@ def shifts(subject: Subject) -> dict[str, Any]:
             kinds[name] = {"failed": str(e)}
             continue
         # their classes are others: every class of ours in turn
-        kinds[name] = [_error(subject, _first(other, len(x0))[0], label)]
+        kinds[name] = [_error(subject, _some(other, len(x0))[0], label)]
     return {"kinds": kinds, "images": len(x0)}
 
 
@@ -121,9 +121,9 @@ def history(subject: Subject) -> dict[str, Any]:
 
 
 def _held_out(subject: Subject, count: int) -> tuple[Tensor, Tensor | None]:
-    return _first(subject.held_out, count)
+    return _some(subject.held_out, count)
 
 
-def _first(source: Source, count: int) -> tuple[Tensor, Tensor | None]:
-    batch = source.batch(torch.arange(min(count, len(source))))
+def _some(source: Source, count: int) -> tuple[Tensor, Tensor | None]:
+    batch = source.batch(spread(min(count, len(source)), len(source)))
     return batch.x0, batch.label

@@ -53,14 +53,14 @@ class Reproduction:
 
     Attributes:
         jobs: runs, or measurements, at a time.
-        command: what was typed.
+        options: what was typed behind the names, as far as it changes a result.
     """
 
     names: Sequence[str]
     lab: Lab
     jobs: int
     weights: Weights
-    command: str
+    options: str
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -149,7 +149,7 @@ class Reproduction:
         result = Result(
             kind="experiment",
             title=shown.title,
-            command=self.command,
+            command=f"mmf reproduce {name} {self.options}",
             machine=machine.describe(),
             versions=versions(),
             tables=shown.tables,

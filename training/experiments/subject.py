@@ -129,22 +129,27 @@ class Subject:
         """What sets of images are compared in."""
         if self.scale.features == "digits":
             return JudgeFeatures(Judge.load(self.judge))
-        return InceptionFeatures(self.weights.inception)
+        return InceptionFeatures(self.weights.inception, self.device)
 
     @functools.cached_property
     def distance(self) -> Distance:
         """How different two images look."""
         if self.scale.features == "digits":
             return FeatureDistance(self.features)
-        return Lpips(self.weights.alexnet)
+        return Lpips(self.weights.alexnet, self.device)
 
 
-def images_of(source: Source, count: int | None = None) -> tuple[Images, Tensor | None]:
-    """The first images of a source uint8 [N, H, W, C], and their labels."""
-    total = len(source) if count is None else min(count, len(source))
-    parts = [
-        quantise(source.batch(torch.arange(start, min(start + CHUNK, total))).x0).numpy()
-        for start in range(0, total, CHUNK)
-    ]
-    labels = source.labels
-    return np.concatenate(parts), None if labels is None else labels[:total]
+def spread(count: int, size: int) -> Tensor:
+    """``count`` indices of ``size`` samples, int64: evenly spaced, as sets may lie class by class;
+    all of them again where there are not so many."""
+    every = torch.arange(count)
+    return every * size // count if count <= size else every % size
+
+
+def images_of(source: Source, count: int) -> tuple[Images, Tensor | None]:
+    """At most so many images of a source, uint8 [N, H, W, C], and their labels."""
+    taken = spread(min(count, len(source)), len(source))
+    images = np.concatenate(
+        [quantise(source.batch(part).x0).numpy() for part in torch.split(taken, CHUNK)]
+    )
+    return images, None if source.labels is None else source.labels[taken]

@@ -51,20 +51,22 @@ class InceptionFeatures:
     Args:
         weights: the file of weights-inception-2015-12-05-6726825d.pth, where there is no network;
             None downloads it.
+        device: what it runs on.
     Raises:
         ConfigError: the weights are not there, are not Inception's, or cannot be downloaded.
     """
 
     name = "FID"
 
-    def __init__(self, weights: Path | None = None) -> None:
+    def __init__(self, weights: Path | None = None, device: str = "cpu") -> None:
         metric = require("torchmetrics.image.fid", "train").FrechetInceptionDistance
         require("torch_fidelity", "train")
         if weights is not None and not weights.is_file():
             raise ConfigError(f"--inception-weights {weights}: no such file")
         try:
             path = None if weights is None else str(weights)
-            self._net: Any = metric(feature=FEATURES, feature_extractor_weights_path=path).inception
+            found = metric(feature=FEATURES, feature_extractor_weights_path=path)
+            self._net: Any = found.inception.to(device)
         except Exception as e:  # a URL, a pickle, a state dict: each has its own
             reason = " ".join(f"{type(e).__name__}: {e}".split())[:200]
             what = "cannot be downloaded" if weights is None else f"{weights} is not their file"
@@ -72,6 +74,7 @@ class InceptionFeatures:
                 f"the weights of Inception: {what} ({reason}); give the file with "
                 "--inception-weights"
             ) from e
+        self._device = device
 
     @torch.inference_mode()
     def __call__(self, images: Images) -> NDArray[np.float32]:
@@ -79,5 +82,6 @@ class InceptionFeatures:
         parts = []
         for start in range(0, len(images), BATCH):
             part = torch.from_numpy(images[start : start + BATCH]).permute(0, 3, 1, 2)
-            parts.append(self._net(part.expand(-1, 3, -1, -1).contiguous()).numpy())
+            colour = part.expand(-1, 3, -1, -1).contiguous().to(self._device)
+            parts.append(self._net(colour).cpu().numpy())
         return np.concatenate(parts)

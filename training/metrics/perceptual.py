@@ -55,17 +55,18 @@ class Lpips:
     Args:
         weights: torchvision's file of AlexNet, where there is no network; None downloads it.
             The linear layers of LPIPS come with torchmetrics.
+        device: what it runs on.
     Raises:
         ConfigError: the weights are not there, are not AlexNet's, or cannot be downloaded.
     """
 
     name = "LPIPS"
 
-    def __init__(self, weights: Path | None = None) -> None:
+    def __init__(self, weights: Path | None = None, device: str = "cpu") -> None:
         lpips = require("torchmetrics.image.lpip", "train").LearnedPerceptualImagePatchSimilarity
         try:
             with _alexnet_from(weights):
-                self._net: Any = lpips(net_type="alex", reduction="none").eval()
+                self._net: Any = lpips(net_type="alex", reduction="none").to(device).eval()
         except ConfigError:
             raise
         except Exception as e:  # a URL, a pickle, a state dict: each has its own
@@ -74,14 +75,15 @@ class Lpips:
             raise ConfigError(
                 f"the weights of AlexNet: {what} ({reason}); give the file with --alexnet-weights"
             ) from e
+        self._device = device
 
     @torch.inference_mode()
     def __call__(self, a: Images, b: Images) -> NDArray[np.float64]:
         """[N] of two sets uint8 [N, H, W, C]; grey images count as colour."""
         parts = []
         for start in range(0, len(a), BATCH):
-            pair = (_prepared(x[start : start + BATCH]) for x in (a, b))
-            parts.append(np.atleast_1d(self._net.net(*pair).flatten().double().numpy()))
+            pair = (_prepared(x[start : start + BATCH]).to(self._device) for x in (a, b))
+            parts.append(np.atleast_1d(self._net.net(*pair).flatten().cpu().double().numpy()))
         return np.concatenate(parts)
 
 
