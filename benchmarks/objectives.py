@@ -62,7 +62,7 @@ def sets(given: argparse.Namespace, objective: str, derivative: str, seed: int) 
 
 def row(run: Run) -> dict[str, Any]:
     """What the result file says of a run."""
-    record = run.known()
+    record = run.outcome()
     quality = record.get("quality", {})
     objective = run.config["objective"]
     return {
@@ -129,10 +129,9 @@ def main() -> None:
         flush=True,
     )
     sessions = Sessions()
-    with sessions.ended_together():
-        tasks = [training(run, STEP_S * run.steps, sessions) for run in todo]
-        execute("training", tasks, given.jobs)
-    if unfinished := [run.name for run in every if not run.known()]:
+    tasks = [training(run, STEP_S * run.steps, sessions) for run in todo]
+    execute("training", tasks, given.jobs, sessions.stop)
+    if unfinished := [run.name for run in every if not run.outcome()]:
         raise TrainingError(
             f"stopped before the end: {', '.join(unfinished)}; the same command resumes"
         )

@@ -144,6 +144,17 @@ def step_path(directory: Path, step: int) -> Path:
     return directory / f"step-{step:08d}"
 
 
+def step_of(path: Path) -> int:
+    """The step in the name of a checkpoint's directory.
+
+    Raises:
+        CheckpointError: it is not named like one.
+    """
+    if not (found := _STEP.fullmatch(path.name)):
+        raise CheckpointError(f"{path}: expected a directory step-00000000")
+    return int(found[1])
+
+
 def find_all(run: Path) -> list[Path]:
     """The checkpoint directories of a run (or of its ``checkpoints`` folder), oldest first."""
     folder = run / "checkpoints" if (run / "checkpoints").is_dir() else run

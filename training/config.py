@@ -57,6 +57,7 @@ class LoopConfig(BaseModel):
         ema: decays of the averages to keep; the largest is what gets exported.
         checkpoint_every, sample_every: in steps; sample_every 0 draws no grids.
         keep: how many checkpoints to keep.
+        keep_every: also keep those of every so many steps, to look back on a run; 0 for none.
         tensorboard: also write scalars and grids for TensorBoard.
         recovery: what happens when a loss is not finite.
     """
@@ -72,6 +73,7 @@ class LoopConfig(BaseModel):
     checkpoint_every: int = Field(1000, ge=1)
     sample_every: int = Field(1000, ge=0)
     keep: int = Field(3, ge=1)
+    keep_every: int = Field(0, ge=0)
     tensorboard: bool = True
     recovery: RecoveryConfig = RecoveryConfig()
 

@@ -184,7 +184,7 @@ class Trainer:
         self.recovery.saved(self.config.loop.recovery)
         if self.main:
             self.state.save(self.directory.checkpoints, step, self.recovery)
-            self.directory.prune(self.config.loop.keep)
+            self.directory.prune(self.config.loop.keep, self.config.loop.keep_every)
         return checkpoint.step_path(self.directory.checkpoints, step)
 
     def _train(self, start: int) -> Result:

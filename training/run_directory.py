@@ -90,10 +90,11 @@ class RunDirectory:
             raise TrainingError(f"{complaints[0]}; no older one is whole. Start over with --fresh")
         return None, []
 
-    def prune(self, keep: int) -> None:
-        """Delete all but the newest ``keep`` checkpoints."""
+    def prune(self, keep: int, keep_every: int = 0) -> None:
+        """Delete all but the newest ``keep`` checkpoints, and those of every so many steps."""
         for path in checkpoint.find_all(self.path)[:-keep]:
-            shutil.rmtree(path)
+            if not keep_every or checkpoint.step_of(path) % keep_every:
+                shutil.rmtree(path)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to the log."""

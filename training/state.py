@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ _COSMETIC = {
     "loop.checkpoint_every",
     "loop.sample_every",
     "loop.keep",
+    "loop.keep_every",
     "loop.tensorboard",
     "init_from",  # taken long ago
 }
@@ -113,12 +115,7 @@ def refuse_another_config(config: TrainConfig, found: checkpoint.Checkpoint, run
     Raises:
         ConfigError: names what differs.
     """
-    changed = [
-        f"{key} {old!r} → {new!r}"
-        for key, (old, new) in _differences(config, found).items()
-        if key not in _COSMETIC | _MOVABLE
-    ]
-    if changed:
+    if changed := another_run(config, found.config):
         raise ConfigError(
             f"{run} holds a run with another configuration "
             f"({'; '.join(changed[:3])}{' …' if len(changed) > 3 else ''}); "
@@ -126,18 +123,26 @@ def refuse_another_config(config: TrainConfig, found: checkpoint.Checkpoint, run
         )
 
 
+def another_run(config: TrainConfig, before: Mapping[str, Any]) -> list[str]:
+    """What makes a run of ``config`` another one than that of an earlier configuration."""
+    return [
+        f"{key} {old!r} → {new!r}"
+        for key, (old, new) in _differences(config, before).items()
+        if key not in _COSMETIC | _MOVABLE
+    ]
+
+
 def moved(config: TrainConfig, found: checkpoint.Checkpoint) -> list[str]:
     """Where the data lies now, in words, if it lay elsewhere."""
     return [
         f"{key} was {old}, is {new}"
-        for key, (old, new) in _differences(config, found).items()
+        for key, (old, new) in _differences(config, found.config).items()
         if key in _MOVABLE
     ]
 
 
-def _differences(config: TrainConfig, found: checkpoint.Checkpoint) -> dict[str, tuple[Any, Any]]:
+def _differences(config: TrainConfig, before: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Old and new value of every key that is not the same, by its path."""
-    before = found.config
     with contextlib.suppress(MMFError, ValidationError):
         # keys that an older version did not have take their defaults
         before = TrainConfig.model_validate(before).model_dump(mode="json")

@@ -27,10 +27,17 @@ from mmf_deploy.training.read_recipe import load_config
 from PIL import Image
 
 from mmf_deploy.cli import main
+from mmf_deploy.errors import ConfigError
 from mmf_deploy.results import read
 
 SMALL = replace(
-    DIGITS, steps=12, samples=24, encoded=4, pairs=2, sets=(*DIGITS.sets, "loop.batch_size=16")
+    DIGITS,
+    steps=12,
+    samples=24,
+    encoded=4,
+    pairs=2,
+    checkpoint_every=2,
+    sets=(*DIGITS.sets, "loop.batch_size=16"),
 )
 VECTORS = {"plane": "ring2d", "motion": "control"}
 
@@ -69,6 +76,26 @@ def test_the_curriculum_rises_over_an_eighth_and_what_is_set_wins():
     assert config["seed"] == 1
     assert config["objective"]["guidance"]["mode"] == "off"
     assert lab.vectors("ode", "mmf").config["optimizer"]["lr"] != 0.5
+
+
+def test_a_part_of_the_data_stays_one_whatever_data_is_set():
+    sets = ("data={source: huggingface, path: images}",)
+    lab = Lab(SCALES["cifar10"], Path("nowhere"), sets=sets)
+    data = [run.config["data"] for run, _ in experiment("fig3a").plan(lab)]
+    assert {d["path"] for d in data} == {"images"}
+    fractions = [d.get("subset", {}).get("fraction", 1.0) for d in data]
+    assert set(fractions) == {0.01, 0.1, 0.5, 1.0}
+
+
+def test_a_long_run_is_saved_often_and_keeps_a_few_checkpoints_to_look_back():
+    lab = Lab(SCALES["cifar10"], Path("nowhere"))
+    first, second = (lab.image("mmf", seed).config["loop"] for seed in (0, 1))
+    assert first["checkpoint_every"] == 5_000
+    assert first["keep_every"] % 5_000 == 0
+    assert first["steps"] // first["keep_every"] == 6
+    assert second["keep_every"] == 0
+    others = Lab(replace(DIGITS, seeds=(3, 4)), Path("nowhere"))
+    assert others.image("mmf", 3).config["loop"]["keep_every"] > 0
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +179,58 @@ def test_weights_that_are_missing_fail_one_measurement_and_are_not_kept(root, tm
     assert not asked.kept.exists()
 
 
+def test_flow_matching_steps_with_its_own_velocity(root):
+    from mmf_deploy.training.experiments.subject import Subject
+
+    from mmf_deploy import checkpoint
+    from mmf_deploy.nn.sampler import quantise
+
+    place, runs = root
+    found = checkpoint.read(runs["image"].directory)
+    objective = found.config["objective"] | {"guidance": {"mode": "off"}}
+    objective["time_pairs"] = objective["time_pairs"] | {"gap_fraction": 0.0}
+    config = found.config | {"objective": objective}
+    spec = found.spec.model_copy(update={"guidance": None})
+    network = replace(found, config=config, spec=spec)
+    subject = Subject(network, runs["image"].directory, SMALL, place / "judge")
+    object.__setattr__(subject, "net", lambda x, r, t, label, guidance: 0.0 * x + (t - r) + 0.5)
+    assert not subject.averages
+    made = subject.generate(range(3), torch.tensor([0, 1, 2]), steps=2)
+    # two Euler steps with v = u(x, t, t) = 0.5
+    assert torch.equal(torch.from_numpy(made), quantise(subject.noise(range(3)) - 0.5))
+
+
+def test_what_is_measured_again_follows_the_weights_of_the_run(root, tmp_path):
+    _, runs = root
+    run = runs["control"]
+    assert run.known() == {}  # trained, but no session wrote a record
+    run.record.write_text(json.dumps({"config": run.config, "seconds": 1.0}))
+    assert run.known()["seconds"] == 1.0
+    longer = replace(run, sets=(*run.sets, "loop.steps=13"))
+    assert longer.outcome() == {}
+    with pytest.raises(ConfigError, match=r"another configuration \(loop.steps 12 → 13"):
+        Sessions().train(longer)
+    # where checkpoints go and what is drawn makes no other run
+    tidier = replace(run, sets=(*run.sets, "loop.keep=7", "loop.sample_every=0"))
+    assert tidier.known()["seconds"] == 1.0
+    run.record.write_text(json.dumps({"config": run.config, "seconds": 1.0, "failed": "no room"}))
+    assert run.known() == {}  # it is tried again
+    assert run.outcome()["failed"] == "no room"
+    run.record.unlink()
+
+
+def test_two_reproductions_in_one_place_are_refused(monkeypatch, capsys, tmp_path):
+    import fcntl
+
+    (tmp_path / "digits").mkdir()
+    with (tmp_path / "digits" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        monkeypatch.setattr("sys.argv", ["mmf", "reproduce", "fig6", "--out", str(tmp_path)])
+        with pytest.raises(SystemExit):
+            main()
+    assert "another mmf reproduce works there" in capsys.readouterr().err
+
+
 @pytest.fixture
 def lab():
     return Lab(replace(SMALL, seeds=(0, 1)), Path("nowhere"))
@@ -185,7 +264,10 @@ def test_a_report_says_what_failed_and_still_draws(name, lab, numbers, tmp_path)
     }
     report = module.report(Found(lab, found))
     drawn(report, tmp_path)
-    if name in ("table2", "table3", "fewstep", "fig1", "fig4"):
+    asked = [
+        m for m in found if m.run.name.startswith("mmf-lambda1") or "mmf-lambda1" in m.run.name
+    ]
+    if any("failed" in found[m] for m in asked) and name not in ("fig5", "baselines"):
         assert any(reason in note for table in report.tables for note in table.notes)
 
 
@@ -225,15 +307,18 @@ def test_tasks_run_together_and_the_first_error_ends_all(capsys):
         raise RuntimeError("broken")
 
     late = []
+    tasks = [Task("x", 1, fail), Task("y", 1, lambda: late.append("y") or "")]
     with pytest.raises(RuntimeError, match="broken"):
-        execute("testing", [Task("x", 1, fail), Task("y", 1, lambda: late.append(1) or "")], jobs=1)
+        execute("testing", tasks, jobs=1, stop=lambda: late.append("stopped"))
+    assert "stopped" in late
 
 
 def test_a_run_that_fails_leaves_its_reason(tmp_path):
     run = Run("digits", ("loop.steps=3", "loop.batch_size=7", "loop.accumulate=2"), tmp_path / "r")
     record = Sessions().train(run)
     assert "does not divide" in record["failed"]
-    assert run.known()["failed"] == record["failed"]
+    assert run.outcome()["failed"] == record["failed"]
+    assert run.known() == {}
 
 
 @pytest.mark.parametrize(
@@ -255,6 +340,31 @@ def test_nonsense_is_one_line(arguments, said, monkeypatch, capsys, tmp_path):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_signal_stops_everything_and_the_same_command_goes_on(start, tmp_path):
+    import signal
+    import time
+
+    command = ["-m", "mmf_deploy.cli", "reproduce", "fig2", "--seeds", "0", "--set-vectors",
+               "loop.steps=3000", "--out", tmp_path]  # fmt: skip
+    begun = start(*command)
+    runs = tmp_path / "digits" / "runs"
+    deadline = time.monotonic() + 120
+    while len(list(runs.glob("*/log.jsonl"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    begun.send_signal(signal.SIGTERM)
+    ended = begun.end(timeout=60)
+    assert ended.returncode == 130, ended.stderr
+    assert "the same command goes on" in ended.stdout
+    saved = sorted(p.name for p in runs.glob("*/checkpoints/*"))
+    assert any(name != "step-00000000" for name in saved)
+    assert not list(runs.glob("*.json"))
+    shorter = [*command[:6], "--set-vectors", "loop.steps=8", "--out", tmp_path]
+    refused = start(*shorter).end(timeout=60)
+    assert refused.returncode == 2
+    assert "another configuration" in refused.stderr
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ from mmf_deploy.results import Table
 from .cells import NOTHING, mean_sd, percent
 from .lab import Found, Lab, Measurement, Report
 from .probes_images import NFE, SOLVER
-from .table2 import failures
 
 COMPARED = ("mmf", "mmf-lambda0", "meanflow", "consistency", "flow-matching", "paper-literal")
 WITHOUT_V = ("consistency", "paper-literal")
@@ -28,7 +27,7 @@ def plan(lab: Lab) -> list[Measurement]:
 
 def report(found: Found) -> Report:
     """A row an objective."""
-    name = "Fréchet" if found.lab.scale.features == "digits" else "FID"
+    name = found.lab.scale.frechet
     few = [count for count in NFE if count > 1]
     rows = []
     for objective in COMPARED:
@@ -48,9 +47,9 @@ def report(found: Found) -> Report:
                f"solver, {2 * SOLVER} evaluations", "right class"]  # fmt: skip
     notes = (
         f"solver: {SOLVER} Heun steps of v̂(x, t) = u(x, t, t)",
-        "flow matching trains r = t alone, so u(x, 0, 1) is a guess; the consistency model and "
-        "the paper's literal objective are trained for one step, and have no v̂",
-        *failures(found, COMPARED, "steps"),
+        "flow matching trains r = t alone, so its steps are Euler steps of v̂; the consistency "
+        "model and the paper's literal objective are trained for one step, and have no v̂",
+        *found.lost(found.lab.by_objective(COMPARED), "steps"),
     )
     return Report("Baselines: the same network and budget, other objectives",
                   [Table("One step, few steps, and a solver", columns, rows, notes)])  # fmt: skip

@@ -22,8 +22,3 @@ def mean_sd(values: Sequence[float], form: str = ".2f", scale: float = 1.0, unit
 def percent(values: Sequence[float]) -> str:
     """Shares as percent."""
     return mean_sd(values, ".1f", 100, "%")
-
-
-def small(values: Sequence[float]) -> str:
-    """Numbers of any size, in three digits."""
-    return mean_sd(values, ".3g")

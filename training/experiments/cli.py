@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import shlex
 import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +16,7 @@ import typer
 import yaml
 
 from mmf_deploy.command_line import again, words
-from mmf_deploy.errors import ConfigError, nearest, require
+from mmf_deploy.errors import ConfigError, TrainingError, nearest, require
 from mmf_deploy.machine import available_cores
 
 from .. import devices
@@ -90,7 +94,7 @@ def reproduce(
     where = devices.chosen(device)
     root = out / scale
     if fresh and root.is_dir():
-        for part in ("runs", "measured", "results"):
+        for part in ("runs", "measured", "results", "judge"):
             shutil.rmtree(root / part, ignore_errors=True)
     parallel = jobs or (1 if where == "cuda" else available_cores())
     threads = max(1, available_cores() // parallel)
@@ -107,12 +111,37 @@ def _run(work: Reproduction) -> None:
         f"{len(runs) - left} of them trained before, {len(work.measurements)} measurements; "
         f"{work.jobs} at a time on {lab.device}, in {lab.root}"
     )
-    work.train()
-    lines = work.write(work.measure())
-    for line in lines:
-        typer.echo(line)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with _alone(lab.root):
+            work.train()
+            for line in work.write(work.measure()):
+                typer.echo(line)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from here")
+        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     typer.echo(f"results: {lab.root / 'results'}")
     typer.echo(f"next: mmf report {lab.root / 'results'} --out {lab.root / 'report.html'}")
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Hold the directory.
+
+    Raises:
+        TrainingError: another process works there.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(
+                f"{root}: another mmf reproduce works there; wait for it, or give another --out"
+            ) from None
+        yield
 
 
 def _options(ctx: typer.Context, scale: str) -> str:
@@ -171,4 +200,7 @@ def _pair(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"--test {text!r}: expected KEY=VALUE, such as path=imagenet/val")
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as e:
+        raise ConfigError(f"--test {text!r}: the value is not valid YAML") from e

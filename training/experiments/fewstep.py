@@ -12,7 +12,6 @@ from .cells import mean_sd
 from .lab import SIX, Found, Lab, Measurement, Report
 from .probes_images import NFE, SOLVER
 from .style import colour, label, legend_below
-from .table2 import failures
 
 
 def plan(lab: Lab) -> list[Measurement]:
@@ -22,7 +21,7 @@ def plan(lab: Lab) -> list[Measurement]:
 
 def report(found: Found) -> Report:
     """A row an objective, a column a number of evaluations."""
-    name = "Fréchet distance" if found.lab.scale.features == "digits" else "FID"
+    name = found.lab.scale.frechet
     keys = [*(str(count) for count in NFE), "solver"]
 
     def values(objective: str, key: str) -> list[float]:
@@ -30,7 +29,10 @@ def report(found: Found) -> Report:
 
     rows = [[objective, *(mean_sd(values(objective, key)) for key in keys)] for objective in SIX]
     columns = ["objective", *(f"{count} NFE" for count in NFE), f"solver, {2 * SOLVER} NFE"]
-    notes = (f"solver: {SOLVER} Heun steps of v̂(x, t) = u(x, t, t)", *failures(found, SIX, "steps"))
+    notes = (
+        f"solver: {SOLVER} Heun steps of v̂(x, t) = u(x, t, t)",
+        *found.lost(found.lab.by_objective(SIX), "steps"),
+    )
 
     def draw(path: Path) -> None:
         drawn = figure(6.4, 4)

@@ -13,7 +13,6 @@ from mmf_deploy.results import Picture, Table
 from .cells import mean_sd
 from .lab import Found, Lab, Measurement, Report
 from .style import colour, label, legend_below, plain_ticks
-from .table2 import failures
 
 BY_LAMBDA = ("mmf-lambda0", "mmf-lambda0.5", "mmf-lambda1", "mmf")
 
@@ -42,7 +41,7 @@ def report(found: Found) -> Report:
         "depend on λ, only its gradient does",
         "rolling variance: median over windows of ten logged steps; variation: standard deviation "
         "over mean; both over the last half of the run",
-        *failures(found, BY_LAMBDA, "stability"),
+        *found.lost(found.lab.by_objective(BY_LAMBDA), "stability"),
     )
     picture = Picture("loss.png", "unweighted loss over training and its steadiness, by λ")
     return Report("Figure 1: loss and steadiness of training by λ",

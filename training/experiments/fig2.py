@@ -7,7 +7,7 @@ from pathlib import Path
 from mmf_deploy.figures import bare, figure, save
 from mmf_deploy.results import Picture, Table
 
-from .cells import small
+from .cells import mean_sd
 from .fig1 import BY_LAMBDA
 from .lab import Found, Lab, Measurement, Report
 from .style import REAL, colour, label
@@ -26,19 +26,27 @@ def plan(lab: Lab) -> list[Measurement]:
 
 def report(found: Found) -> Report:
     """A field a λ, and how far its samples are from the data."""
-    lab, rows = found.lab, []
-    for objective in BY_LAMBDA:
-        runs = [lab.vectors(RECIPE, objective, seed=seed) for seed in lab.seeds]
-        rows.append([
+    lab = found.lab
+    groups = {o: [lab.vectors(RECIPE, o, seed=seed) for seed in lab.seeds] for o in BY_LAMBDA}
+    rows = [
+        [
             objective,
-            small(found.values(runs, "plane", "energy_distance")),
-            small(found.values(runs, "plane", "energy_distance_real")[:1]),
-            small(found.values(runs, "plane", "path_deviation")),
-        ])  # fmt: skip
+            mean_sd(found.values(runs, "plane", "energy_distance"), ".2f", 1e3),
+            mean_sd(found.values(runs, "plane", "energy_distance_real")[:1], ".2f", 1e3),
+            mean_sd(found.values(runs, "plane", "path_deviation"), ".2f", 1e3),
+        ]
+        for objective, runs in groups.items()
+    ]
     table = Table(
         "Eight Gaussians on a ring",
-        ["objective", "energy distance of one-step samples", "of two halves of the data", "D_path"],
+        [
+            "objective",
+            "energy distance of one-step samples × 10³",
+            "of two halves of the data × 10³",
+            "D_path × 10³",
+        ],
         rows,
+        found.lost(groups, "plane"),
     )
     picture = Picture("field.png", "arrows: −u(x, 0, 1) on a grid, the way that one step takes; "
                                    "dots: one-step samples")  # fmt: skip

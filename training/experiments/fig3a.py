@@ -37,7 +37,7 @@ def plan(lab: Lab) -> list[Measurement]:
 
 def report(found: Found) -> Report:
     """A row an objective and fraction."""
-    name = "Fréchet distance" if found.lab.scale.features == "digits" else "FID"
+    name = found.lab.scale.frechet
     rows = [
         [
             objective,
@@ -55,6 +55,10 @@ def report(found: Found) -> Report:
     notes = (
         "a smaller part is in every larger one; parts have one seed, the whole has "
         f"{len(found.lab.seeds)}; the number of steps is the same, so a small part is seen often",
+        *found.lost(
+            {f"{o}, {f:.0%}": _runs(found.lab, o, f) for o in COMPARED for f in FRACTIONS},
+            "quality",
+        ),
     )
 
     def draw(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from mmf_deploy.figures import bare, figure, save
 from mmf_deploy.results import Picture, Table
@@ -13,7 +12,6 @@ from ..metrics.corruptions import CORRUPTIONS, SEVERITIES
 from .cells import NOTHING, mean_sd
 from .lab import SIX, Found, Lab, Measurement, Report
 from .style import colour, label, legend_below
-from .table2 import failures
 
 SHOWN = (1, 3, 5)
 
@@ -40,8 +38,8 @@ def report(found: Found) -> Report:
         "squared error of decoding in one step what the solver encoded, × 10³; severity 1 to 5",
         "noise and blur as in CIFAR-10-C; shift by sixteenths of the width, whole pixels; "
         "inversion 5 is the negative",
-        *_missing(found, others),
-        *failures(found, SIX, "shifts"),
+        *_missing(found),
+        *found.lost(found.lab.by_objective(SIX), "shifts"),
     ]
     picture = Picture("shifts.png", "one-step error of images unlike the training data")
     return Report("Figure 3b: out of distribution", [Table("One-step error", columns, rows, notes)],
@@ -49,24 +47,22 @@ def report(found: Found) -> Report:
 
 
 def _errors(found: Found, objective: str, kind: str, severity: int = 1) -> list[float]:
-    numbers: list[Any] = [found.of(run, "shifts").get("kinds", {}).get(kind)
+    numbers = [found.of(run, "shifts").get("kinds", {}).get(kind)
                           for run in found.lab.images(objective)]  # fmt: skip
-    return [float(n[severity - 1]) for n in numbers if isinstance(n, list)]
+    return [float(n[severity - 1]) for n in numbers if n is not None]
 
 
 def _cell(values: list[float]) -> str:
     return mean_sd(values, ".1f", 1e3) if values else NOTHING
 
 
-def _missing(found: Found, others: list[str]) -> list[str]:
+def _missing(found: Found) -> list[str]:
     """Why a set could not be read, once."""
-    lines = []
-    for kind in others:
-        for run in found.lab.images(SIX[0])[:1]:
-            there = found.of(run, "shifts").get("kinds", {}).get(kind)
-            if isinstance(there, dict):
-                lines.append(f"{kind}: {there['failed']}")
-    return lines
+    reasons: dict[str, str] = {}
+    for objective in SIX:
+        for run in found.lab.images(objective):
+            reasons.update(found.of(run, "shifts").get("lacks", {}))
+    return [f"{kind}: {reason}" for kind, reason in reasons.items()]
 
 
 def _draw(found: Found, path: Path) -> None:

@@ -13,7 +13,6 @@ from mmf_deploy.results import Picture, Table
 from .cells import mean_sd
 from .lab import SIX, Found, Lab, Measurement, Report
 from .style import REAL, colour, label
-from .table2 import failures
 
 
 def plan(lab: Lab) -> list[Measurement]:
@@ -41,14 +40,16 @@ def report(found: Found) -> Report:
             mean_sd([n["generated"]["quantiles"][0] for n in numbers]),
             mean_sd([n["generated"]["quantiles"][-1] for n in numbers]),
             mean_sd(found.values(runs, "stability", "rolling_variance"), ".2f", 1e6),
+            mean_sd(found.values(runs, "stability", "loss_variation"), ".3f"),
         ])  # fmt: skip
-    rows.append(["real data", mean_sd(reality), "", "", ""])
+    rows.append(["real data", mean_sd(reality), "", "", "", ""])
     columns = ["objective", f"{distance} of pairs", "5% below", "5% above",
-               "rolling variance of the loss × 10⁶"]  # fmt: skip
+               "rolling variance of the loss × 10⁶", "variation of the loss"]  # fmt: skip
     notes = (
         f"{found.lab.scale.pairs:,} pairs a class; less is not better by itself: the right value "
         "is that of pairs of real images",
-        *failures(found, SIX, "diversity"),
+        "variation: standard deviation over mean, which compares losses of different sizes",
+        *found.lost(found.lab.by_objective(SIX), "diversity"),
     )
     picture = Picture("diversity.png", f"{distance} between two samples of one class: median, "
                                        "quartiles, 5% and 95%")  # fmt: skip

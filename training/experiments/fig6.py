@@ -9,7 +9,7 @@ from mmf_deploy.figures import bare, figure, save
 from mmf_deploy.results import Picture, Table
 
 from .cells import mean_sd
-from .lab import Found, Lab, Measurement, Report
+from .lab import Found, Lab, Measurement, Numbers, Report
 from .runs import Run
 from .style import REAL, colour, label, legend_below
 
@@ -62,6 +62,8 @@ def report(found: Found) -> Report:
                 "N(0, I)); motions of 16 steps with u; jerk by third differences",
                 "endpoints alone determine where a motion ends and not how it gets there: what is "
                 "learned is the chord, at constant speed",
+                *found.lost({f"{o}, {m}": _runs(found.lab, task, o, m) for m in MODES
+                             for o in COMPARED}, "motion"),
             ),
             left=2,
         ))  # fmt: skip
@@ -79,18 +81,20 @@ def _draw(found: Found, path: Path) -> None:
             plane, profile = line[2 * k], line[2 * k + 1]
             plane.set_title(f"{title}\n{mode}", fontsize=9)
             profile.set_title("share of the way done", fontsize=9)
+            true: Numbers = {}
             # they lie on each other: wide lines first
             for objective, width in zip(COMPARED, (4.0, 2.4, 1.0), strict=True):
                 numbers = found.of(_runs(found.lab, task, objective, mode)[0], "motion")
                 if "failed" in numbers:
                     continue
+                true = numbers
                 look = {"color": colour(objective), "label": label(objective), "linewidth": width}
                 _motions(plane, numbers["walked"], look)
                 _profile(profile, numbers["profile"], look)
-            if "failed" not in numbers:
+            if true:
                 look = {"color": REAL, "label": "true motion", "linestyle": "--", "linewidth": 1.2}
-                _motions(plane, numbers["reference"], look)
-                _profile(profile, numbers["profile_reference"], look)
+                _motions(plane, true["reference"], look)
+                _profile(profile, true["profile_reference"], look)
             plane.set_aspect("equal", adjustable="datalim")
             plane.set_xlabel("x₁")
             plane.set_ylabel("x₂")

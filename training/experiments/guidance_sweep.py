@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import fmean
 
-from mmf_deploy.figures import bare, figure, save
+from mmf_deploy.figures import COLOURS, bare, figure, save
 from mmf_deploy.results import Picture, Table
 
 from .cells import mean_sd, percent
 from .lab import Found, Lab, Measurement, Report
 from .probes_images import OMEGAS
 from .runs import Run
-from .style import COLOURS, legend_below
+from .style import legend_below
 
 MAX = OMEGAS[-1]
 
@@ -28,7 +28,7 @@ def plan(lab: Lab) -> list[Measurement]:
 
 def report(found: Found) -> Report:
     """A row a scale."""
-    name = "Fréchet distance" if found.lab.scale.features == "digits" else "FID"
+    name = found.lab.scale.frechet
     keys = {"frechet": name, "class_accuracy": "right class", "precision": "precision",
             "recall": "recall", "coverage": "coverage"}  # fmt: skip
     per_scale = [found.of(run, "guidance").get("omega", {}) for run in _runs(found.lab)]
@@ -41,15 +41,17 @@ def report(found: Found) -> Report:
                          for key in keys)]
         for omega in OMEGAS
     ]  # fmt: skip
-    notes = (f"one network that takes ω, trained log-uniformly on [1, {MAX:g}]",)
+    notes = (
+        f"one network that takes ω, trained log-uniformly on [1, {MAX:g}]",
+        *found.lost({"mmf, guided": _runs(found.lab)}, "guidance"),
+    )
     table = Table("Guidance scale ω at one step", ["ω", *keys.values()], rows, notes)
 
     def draw(path: Path) -> None:
         drawn = figure(8, 3.4)
         left, right = drawn.subplots(1, 2)
-        colours = list(COLOURS.values())
         for axis, shown in ((left, ["frechet"]), (right, [k for k in keys if k != "frechet"])):
-            for key, tint in zip(shown, colours, strict=False):
+            for key, tint in zip(shown, COLOURS, strict=False):
                 values = [of(omega, key) for omega in OMEGAS]
                 if all(values):
                     axis.plot(OMEGAS, [fmean(v) for v in values], "o-", color=tint,

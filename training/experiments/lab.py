@@ -71,18 +71,30 @@ class Lab:
             *scale.sets,
             f"loop.steps={scale.steps}",
             f"objective.warmup_steps={scale.warmup_steps if warmup is None else warmup}",
-            f"loop.checkpoint_every={max(1, scale.steps // HISTORY)}",
-            f"loop.keep={HISTORY if seed == 0 and not label else 1}",
+            f"loop.checkpoint_every={scale.checkpoint_every}",
+            "loop.keep=1",
+            f"loop.keep_every={self._history if seed == self.seeds[0] and not label else 0}",
             "loop.sample_every=0",
             "loop.tensorboard=false",
-            *more,
+            *self.sets,
+            *more,  # what makes it this run stands last
         )
         return self._run(scale.recipe, sets, f"{objective}{label}-seed{seed}")
+
+    @property
+    def _history(self) -> int:
+        """Steps between checkpoints that are kept; a multiple of those between all."""
+        every = self.scale.checkpoint_every
+        return every * max(1, self.scale.steps // HISTORY // every)
 
     def images(self, objective: str, label: str = "", more: Sequence[str] = (),
                warmup: int | None = None) -> list[Run]:  # fmt: skip
         """The same with every seed."""
         return [self.image(objective, seed, label, more, warmup) for seed in self.seeds]
+
+    def by_objective(self, objectives: Sequence[str]) -> dict[str, list[Run]]:
+        """The runs of some objectives with every seed."""
+        return {objective: self.images(objective) for objective in objectives}
 
     def vectors(self, recipe: str, objective: str, label: str = "", more: Sequence[str] = (),
                 seed: int = 0) -> Run:  # fmt: skip
@@ -95,12 +107,11 @@ class Lab:
             *self.scale.vectors,
             *more,
         )
-        return self._run(recipe, sets, f"{recipe}-{objective}{label}-seed{seed}", own=False)
+        return self._run(recipe, sets, f"{recipe}-{objective}{label}-seed{seed}")
 
-    def _run(self, recipe: str, sets: tuple[str, ...], name: str, own: bool = True) -> Run:
+    def _run(self, recipe: str, sets: tuple[str, ...], name: str) -> Run:
         directory = self.root / "runs" / re.sub(r"[^\w.%-]+", "-", name)
-        return Run(recipe, (*sets, *(self.sets if own else ())), directory, self.device,
-                   self.threads)  # fmt: skip
+        return Run(recipe, sets, directory, self.device, self.threads)
 
 
 @dataclass(frozen=True)
@@ -114,11 +125,18 @@ class Found:
         """What a probe found of a run."""
         return self.numbers[Measurement(run, probe)]
 
-    def failure(self, runs: Sequence[Run], probe: str) -> str | None:
-        """Why a measurement of these runs has no numbers; None where all have."""
-        reasons = [str(self.of(run, probe)["failed"]) for run in runs
-                   if "failed" in self.of(run, probe)]  # fmt: skip
-        return reasons[0] if reasons else None
+    def lost(self, groups: Mapping[str, Sequence[Run]], probe: str) -> list[str]:
+        """A line for each group in which runs have no numbers, with the reason."""
+        lines, reasons = [], []
+        for name, runs in groups.items():
+            found = [self.of(run, probe) for run in runs]
+            failed = [str(n["failed"]) for n in found if "failed" in n]
+            reasons += failed
+            if failed:
+                lines.append(f"{name}: {len(failed)} of {len(runs)} without numbers: {failed[0]}")
+        if len(lines) == len(groups) and len(set(reasons)) == 1:
+            return [f"no numbers: {reasons[0]}"]  # what is missing for all is said once
+        return lines
 
     def values(self, runs: Sequence[Run], probe: str, key: str) -> list[float]:
         """One number of several runs, of those that have it."""

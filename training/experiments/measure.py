@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mmf_deploy import checkpoint, files
@@ -62,16 +63,24 @@ _MATTERS = ("features", "samples", "encoded", "pairs", "test", "shifts")
 
 
 def measure(request: Request) -> dict[str, Any]:
-    """The numbers of a probe, which are kept; ``failed`` where there are none."""
+    """The numbers of a probe, which are kept on disk.
+
+    Returns:
+        ``failed`` where there are none, ``lacks`` where something is missing that would give more;
+        neither is kept.
+    """
     torch.set_num_threads(1)
     found = checkpoint.read(request.run)
     subject = Subject(found, request.run, request.scale, request.root / "judge", request.device,
                       request.weights)  # fmt: skip
     try:
         numbers = PROBES[request.probe].measure(subject)
-    except MMFError as e:
-        # not kept: a file that was missing may be there the next time
-        return {"failed": str(e)}
+    except (MMFError, RuntimeError, np.linalg.LinAlgError) as e:
+        # not kept: a file that was missing, or memory, may be there the next time
+        reason = str(e) if isinstance(e, MMFError) else " ".join(f"{type(e).__name__}: {e}".split())
+        return {"failed": reason[:300]}
+    if "lacks" in numbers:
+        return numbers  # nor this: what it lacks may be there the next time
     kept = {"key": request.key(), "numbers": numbers}
     request.kept.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomic(request.kept, (json.dumps(kept, indent=1) + "\n").encode())

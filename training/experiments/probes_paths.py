@@ -34,8 +34,7 @@ def paths(subject: Subject) -> dict[str, Any]:
         "one_step_error": float(subject.in_chunks(trajectories.one_step_error, x0, label).mean()),
         **found,
         "residual": float(_residual(subject, x0, x1, label).mean()),
-        "along_path": _along(subject, x1, label),
-        "distance": subject.distance.name,
+        **_along(subject, x1, label),
         "images": len(x0),
     }
 
@@ -65,18 +64,23 @@ def _residual(subject: Subject, x0: Tensor, x1: Tensor, label: Tensor | None) ->
     return subject.in_chunks(of, joined, label)
 
 
-def _along(subject: Subject, x1: Tensor, label: Tensor | None) -> float:
+def _along(subject: Subject, x1: Tensor, label: Tensor | None) -> dict[str, Any]:
     """Mean distance between what neighbouring points of the path would become in one step."""
+    try:
+        distance = subject.distance
+    except MMFError as e:  # no weights to judge by: the other metrics need none
+        return {"along_path": None, "lacks": str(e)}
 
     def guesses(u: Field, x: Tensor) -> Tensor:
-        times = time_grid(trajectories.POINTS)
-        return torch.stack(
-            [quantise(jump(u, point, t)) for point, t in zip(walk(u, x), times, strict=True)], dim=1
-        )
+        # without the end of the path, which is its own guess
+        points, times = walk(u, x)[:-1], time_grid(trajectories.POINTS)[:-1]
+        guessed = [quantise(jump(u, p, t)) for p, t in zip(points, times, strict=True)]
+        return torch.stack(guessed, dim=1)
 
     images = subject.in_chunks(guesses, x1, label).numpy()
-    apart = [subject.distance(images[:, k], images[:, k + 1]) for k in range(images.shape[1] - 1)]
-    return float(sum(a.mean() for a in apart) / len(apart))
+    apart = [distance(images[:, k], images[:, k + 1]) for k in range(images.shape[1] - 1)]
+    mean = float(sum(a.mean() for a in apart) / len(apart))
+    return {"along_path": mean, "distance": distance.name}
 
 
 def shifts(subject: Subject) -> dict[str, Any]:
@@ -85,15 +89,16 @@ def shifts(subject: Subject) -> dict[str, Any]:
     kinds: dict[str, Any] = {"clean": [_error(subject, x0, label)]}
     for name, corrupt in CORRUPTIONS.items():
         kinds[name] = [_error(subject, corrupt(x0, severity), label) for severity in SEVERITIES]
+    lacks = {}
     for name, data in subject.scale.shifts.items():
         try:
             other = subject.config.model_copy(update={"data": dict(data)}).load_data()
         except MMFError as e:
-            kinds[name] = {"failed": str(e)}
+            lacks[name] = str(e)
             continue
         # their classes are others: every class of ours in turn
         kinds[name] = [_error(subject, _some(other, len(x0))[0], label)]
-    return {"kinds": kinds, "images": len(x0)}
+    return {"kinds": kinds, "images": len(x0), **({"lacks": lacks} if lacks else {})}
 
 
 def _error(subject: Subject, x0: Tensor, label: Tensor | None) -> float:

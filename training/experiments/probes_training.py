@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmf_deploy.nn.sampler import Sampler
+
 from ..metrics.stability import read_log, rolling_variance, variation
-from ..metrics.trajectories import jump
 from .subject import Subject
 
 WINDOW = 10  # logged steps
@@ -25,9 +26,9 @@ def stability(subject: Subject) -> dict[str, Any]:
     """
     log = read_log(subject.run)
     loss = log["squared_error"] / subject.checkpoint.spec.elements
-    half = len(loss) // 2
-    window = min(WINDOW, max(2, half))
-    variance = rolling_variance(loss, window)
+    half, window = len(loss) // 2, min(WINDOW, len(loss))
+    # a run of a few steps has logged too little to vary
+    variance = rolling_variance(loss, window) if window > 1 else np.array([np.nan])
     # neighbouring values are averaged: single ones are too noisy to be seen
     groups = np.array_split(np.arange(len(loss)), min(POINTS, len(loss)))
     return {
@@ -53,10 +54,16 @@ def latency(subject: Subject) -> dict[str, Any]:
 
     An objective changes weights, not the network: what differs between objectives is noise.
     """
-    label = torch.zeros(1, dtype=torch.long) if subject.checkpoint.spec.conditional else None
-    x1, u, took = subject.noise([0]), subject.field(label), []
-    for _ in range(WARM_UP + CALLS):
-        begin = time.perf_counter()
-        jump(u, x1)
-        took.append(1e3 * (time.perf_counter() - begin))
-    return {"median_ms": float(np.median(took[WARM_UP:])), "threads": torch.get_num_threads()}
+    conditional, device = subject.checkpoint.spec.conditional, torch.device(subject.device)
+    label = torch.zeros(1, dtype=torch.long, device=device) if conditional else None
+    x1, sampler, took = subject.noise([0]).to(device), Sampler(subject.net).to(device), []
+    with torch.inference_mode():
+        for _ in range(WARM_UP + CALLS):
+            begin = time.perf_counter()
+            sampler(x1, label)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            took.append(1e3 * (time.perf_counter() - begin))
+    threads = torch.get_num_threads()
+    return {"median_ms": float(np.median(took[WARM_UP:])), "threads": threads,
+            "device": subject.device}  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import multiprocessing
+import shlex
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from mmf_deploy import files, machine
+from mmf_deploy import checkpoint, files, machine
 from mmf_deploy.errors import TrainingError
 from mmf_deploy.results import Result, write
 
@@ -82,14 +83,16 @@ class Reproduction:
         """Train every run that has not been.
 
         Raises:
+            ConfigError: a directory holds another run.
             TrainingError: it was stopped before all had ended.
         """
         todo = [run for run in self.runs if not run.known()]
+        for run in todo:
+            run.refuse_another()
         sessions = Sessions()
-        with sessions.ended_together():
-            tasks = [training(run, self._training_seconds(run), sessions) for run in todo]
-            execute("training", tasks, self.jobs)
-        if unfinished := [run.name for run in todo if not run.known()]:
+        tasks = [training(run, self._training_seconds(run), sessions) for run in todo]
+        execute("training", tasks, self.jobs, sessions.stop)
+        if unfinished := [run.name for run in todo if not run.outcome()]:
             raise TrainingError(
                 f"stopped before the end: {', '.join(unfinished)}; the same command resumes"
             )
@@ -98,13 +101,14 @@ class Reproduction:
         """Measure everything that has not been."""
         judge = self.lab.root / "judge"
         if self.lab.scale.features == "digits" and not judge.is_dir():
-            everything = digits.load(digits.Config()).batch(torch.arange(1797))
+            source = digits.load(digits.Config())
+            everything = source.batch(torch.arange(len(source)))
             assert everything.label is not None  # digits have classes
             train_classifier(everything.x0, everything.label).save(judge)
         numbers: dict[Measurement, Numbers] = {}
         requests = {m: self._request(m) for m in self.measurements}
         for m, request in requests.items():
-            record = m.run.known()
+            record = m.run.outcome()
             numbers[m] = {"failed": record["failed"]} if "failed" in record else request.known()
         todo = [m for m in requests if not numbers[m]]
         together = [m for m in todo if not PROBES[m.probe].alone]
@@ -138,7 +142,7 @@ class Reproduction:
         out = self.lab.root / "results"
         (out / "runs").mkdir(parents=True, exist_ok=True)
         for run in self.runs:
-            content = json.dumps(_of_run(run, found), indent=1) + "\n"
+            content = json.dumps(self._of_run(run, found), indent=1) + "\n"
             files.write_atomic(out / "runs" / f"{run.name}.json", content.encode())
         return [self._write(name, found, out) for name in self.names]
 
@@ -165,18 +169,24 @@ class Reproduction:
         draw = {f"{name}-{p.file}": function for p, function in shown.pictures.items()}
         return write(out, name, result, draw)
 
-
-def _of_run(run: Run, found: Found) -> dict[str, Any]:
-    record = run.known()
-    return {
-        "run": run.name,
-        "command": " ".join(run.command),
-        "status": "failed" if "failed" in record else "finished",
-        "message": record.get("failed"),
-        "seconds": record.get("seconds"),
-        "derivative": record.get("derivative"),
-        "seed": run.config["seed"],
-        "versions": versions(),
-        "config": run.config,
-        "numbers": {m.probe: numbers for m, numbers in found.numbers.items() if m.run == run},
-    }
+    def _of_run(self, run: Run, found: Found) -> dict[str, Any]:
+        """All that is known of a run, also what other calls have measured."""
+        record, numbers = run.outcome(), {}
+        finished = bool(run.known())
+        for probe in PROBES if finished else ():
+            numbers[probe] = (
+                found.numbers.get(Measurement(run, probe))
+                or self._request(Measurement(run, probe)).known()
+            )
+        return {
+            "run": run.name,
+            "command": shlex.join(run.command),
+            "status": "finished" if finished else "failed",
+            "message": record.get("failed"),
+            "seconds": record.get("seconds"),
+            "derivative": record.get("derivative"),
+            "seed": run.config["seed"],
+            "versions": checkpoint.read(run.directory).meta["versions"] if finished else versions(),
+            "config": run.config,
+            "numbers": {probe: n for probe, n in numbers.items() if n},
+        }

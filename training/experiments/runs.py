@@ -8,8 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,9 @@ from typing import Any
 from mmf_deploy import checkpoint, files
 from mmf_deploy.errors import CheckpointError
 
+from ..config import TrainConfig
 from ..read_recipe import load_config
+from ..state import another_run, refuse_another_config
 
 STOPPED = 130  # exit code of a run that saved and stopped
 
@@ -45,14 +45,18 @@ class Run:
         return self.directory.name
 
     @property
+    def _parsed(self) -> TrainConfig:
+        return _config(self.recipe, self.sets)
+
+    @property
     def config(self) -> dict[str, Any]:
         """The whole configuration."""
-        return _config(self.recipe, self.sets)
+        return self._parsed.model_dump(mode="json")
 
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole run."""
-        return int(self.config["loop"]["steps"])
+        return self._parsed.loop.steps
 
     @property
     def command(self) -> list[str]:
@@ -66,20 +70,29 @@ class Run:
         """What is known of it once it ended."""
         return self.directory.with_name(f"{self.name}.json")
 
-    def known(self) -> dict[str, Any]:
-        """The record, if there is one of this very configuration; else nothing."""
+    def outcome(self) -> dict[str, Any]:
+        """The record of its last session, also of one that failed; nothing if there is none."""
         found = read_json(self.record)
-        if found.get("config") != self.config:
-            return {}
-        there = "failed" in found or checkpoint.find_all(self.directory)
-        return found if there else {}
+        same = "config" in found and not another_run(self._parsed, found["config"])
+        return found if same else {}
 
-    def holds_another(self, config: dict[str, Any]) -> bool:
-        """Whether the directory holds a run with another configuration."""
+    def known(self) -> dict[str, Any]:
+        """The record of a run that has come to its end; what failed is tried again."""
+        found = self.outcome()
+        steps = [checkpoint.step_of(path) for path in checkpoint.find_all(self.directory)]
+        return found if "failed" not in found and steps and steps[-1] == self.steps else {}
+
+    def refuse_another(self) -> None:
+        """What the directory holds must be this run.
+
+        Raises:
+            ConfigError: it is one of another configuration, which would be lost.
+        """
         try:
-            return checkpoint.read(self.directory).config != config
+            found = checkpoint.read(self.directory)
         except CheckpointError:
-            return False  # `mmf train` knows what to do with it
+            return  # `mmf train` knows what to do with it
+        refuse_another_config(self._parsed, found, self.directory)
 
     def steps_done(self) -> int:
         """According to its log."""
@@ -91,8 +104,8 @@ class Run:
 
 
 @functools.lru_cache(maxsize=1024)
-def _config(recipe: str, sets: tuple[str, ...]) -> dict[str, Any]:
-    return load_config(recipe, sets).model_dump(mode="json")
+def _config(recipe: str, sets: tuple[str, ...]) -> TrainConfig:
+    return load_config(recipe, sets)
 
 
 @dataclass
@@ -105,16 +118,16 @@ class Sessions:
 
     def train(self, run: Run) -> dict[str, Any]:
         """Train one run to its end, and write its record; nothing if it was stopped."""
-        config, resumed, fresh = run.config, bool(checkpoint.find_all(run.directory)), []
-        if resumed and run.holds_another(config):
-            resumed, fresh = False, ["--fresh"]
+        run.refuse_another()
+        resumed = bool(checkpoint.find_all(run.directory))
+        run.record.unlink(missing_ok=True)  # of an earlier session, which said something else
         begin = time.monotonic()
         with self.lock:
             if self.stopped:
                 return {}
             process = subprocess.Popen(
                 [sys.executable, "-m", "mmf_deploy.cli", *run.command[1:],
-                 "--out", str(run.directory), *fresh],
+                 "--out", str(run.directory)],
                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                 start_new_session=True,
             )  # fmt: skip
@@ -123,7 +136,7 @@ class Sessions:
         if self.stopped or process.returncode == STOPPED:
             return {}
         record: dict[str, Any] = {
-            "config": config,
+            "config": run.config,
             # what an earlier session took is not known
             "seconds": None if resumed else round(time.monotonic() - begin, 1),
         }
@@ -135,17 +148,13 @@ class Sessions:
         files.write_atomic(run.record, (json.dumps(record, indent=1) + "\n").encode())
         return record
 
-    @contextmanager
-    def ended_together(self) -> Iterator[None]:
-        """Whatever happens, no process goes on alone; each saves before it ends."""
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.stopped = True
-                for process in self.processes:
-                    if process.poll() is None:
-                        process.terminate()
+    def stop(self) -> None:
+        """No process goes on alone; each saves before it ends."""
+        with self.lock:
+            self.stopped = True
+            for process in self.processes:
+                if process.poll() is None:
+                    process.terminate()
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ class Scale:
         encoded: held-out images, and as many paths, in the metrics of paths.
         pairs: pairs of seeds a class, for diversity.
         shifts: further sets to encode and decode, ``data:`` by name.
+        checkpoint_every: optimiser steps.
         step_s: guess of the seconds of a step on one core, for the time left.
         vectors: keys that are set in every run of a low-dimensional recipe.
     """
@@ -37,6 +38,7 @@ class Scale:
     encoded: int = 1_000
     pairs: int = 1_000
     shifts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    checkpoint_every: int = 5_000
     step_s: float = 10.0
     vectors: tuple[str, ...] = ()
 
@@ -44,6 +46,16 @@ class Scale:
     def warmup_steps(self) -> int:
         """T_warmup: λ rises over the first eighth of a run, as in the paper (100k of 800k)."""
         return self.steps // 8
+
+    @property
+    def frechet(self) -> str:
+        """What a Fréchet distance is called."""
+        return "FID" if self.features == "inception" else "Fréchet distance"
+
+    @property
+    def kernel(self) -> str:
+        """What a kernel distance is called."""
+        return "KID" if self.features == "inception" else "kernel distance"
 
 
 DIGITS = Scale(
@@ -55,7 +67,8 @@ DIGITS = Scale(
     features="digits",
     samples=0,
     encoded=355,
-    step_s=0.05,
+    checkpoint_every=250,
+    step_s=0.08,
 )
 
 _OTHERS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from ..metrics.trajectories import Field
 from .scales import Scale
 
 CHUNK = 128  # samples in a pass
+_SOURCES: dict[str, Source] = {}
 HELD_OUT_SEEDS = 10_000_000
 """Seeds from here on belong to paths and pairs, those below to sets of samples."""
 
@@ -65,6 +67,11 @@ class Subject:
         """The slowest average of its network."""
         return network_from(self.checkpoint).to(self.device)
 
+    @property
+    def averages(self) -> bool:
+        """Whether u(x, r, t) was trained where r ≠ t; flow matching has v̂ alone."""
+        return self.config.objective.time_pairs.gap_fraction > 0
+
     def field(self, label: Tensor | None) -> Field:
         """u(x, r, t) with labels int64 [B] bound; on the CPU, whatever the device is."""
 
@@ -81,8 +88,7 @@ class Subject:
         """``measure(u, x)`` of some samples at a time, joined along the samples."""
         return torch.cat([
             measure(self.field(None if label is None else label[rows]), x[rows])
-            for start in range(0, len(x), CHUNK)
-            for rows in [slice(start, start + CHUNK)]
+            for rows in chunks(len(x))
         ])  # fmt: skip
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
@@ -94,7 +100,8 @@ class Subject:
         guidance: float | None = None,
     ) -> Images:  # fmt: skip
         """Images uint8 [N, H, W, C] in ``steps`` network evaluations each."""
-        sampler = Sampler(self.net, time_grid(steps)).to(self.device)
+        net = self.net if self.averages else Instantaneous(self.net)
+        sampler = Sampler(net, time_grid(steps)).to(self.device)
         if guidance is None and self.checkpoint.spec.guided:
             guidance = 1.0
 
@@ -105,14 +112,12 @@ class Subject:
             scale = None if guidance is None else x1.new_full((len(x1),), guidance)
             return np.asarray(sampler(x1, label, scale)[1].cpu().numpy())
 
-        return np.concatenate([some(slice(k, k + CHUNK)) for k in range(0, len(seeds), CHUNK)])
+        return np.concatenate([some(rows) for rows in chunks(len(seeds))])
 
     @functools.cached_property
     def real(self) -> Source:
         """All real images that sets of samples are compared with."""
-        if self.scale.features == "digits":
-            return self.data(split="all")
-        return self.config.load_data()
+        return self.data(**({"split": "all"} if self.scale.features == "digits" else {}))
 
     @functools.cached_property
     def held_out(self) -> Source:
@@ -120,9 +125,12 @@ class Subject:
         return self.data(**self.scale.test)
 
     def data(self, **changes: Any) -> Source:
-        """Its data with other keys, whole."""
-        data = {k: v for k, v in self.config.data.items() if k != "subset"}
-        return self.config.model_copy(update={"data": {**data, **changes}}).load_data()
+        """Its data with other keys, whole; read once in a process."""
+        data = {k: v for k, v in self.config.data.items() if k != "subset"} | changes
+        key = json.dumps(data, sort_keys=True, default=str)
+        if key not in _SOURCES:
+            _SOURCES[key] = self.config.model_copy(update={"data": data}).load_data()
+        return _SOURCES[key]
 
     @functools.cached_property
     def features(self) -> Features:
@@ -137,6 +145,23 @@ class Subject:
         if self.scale.features == "digits":
             return FeatureDistance(self.features)
         return Lpips(self.weights.alexnet, self.device)
+
+
+def chunks(count: int) -> list[slice]:
+    """``count`` samples, as many at a time as go through a network together."""
+    return [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]
+
+
+class Instantaneous(torch.nn.Module):
+    """v̂(x, t) = u(x, t, t) in the place of u(x, r, t): steps with it are Euler's."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, r: Tensor, t: Tensor, *condition: Tensor | None) -> Tensor:
+        """u(x, t, t), float32 [B, …]."""
+        return torch.as_tensor(self.net(x, t, t, *condition))
 
 
 def spread(count: int, size: int) -> Tensor:

@@ -7,7 +7,6 @@ from mmf_deploy.results import Table
 from ..metrics.trajectories import ENCODER_STEPS, POINTS, SOLVER_STEPS
 from .cells import mean_sd
 from .lab import SIX, Found, Lab, Measurement, Report
-from .table2 import failures
 
 
 def plan(lab: Lab) -> list[Measurement]:
@@ -29,9 +28,9 @@ def report(found: Found) -> Report:
             mean_sd(found.values(runs, "paths", "along_path"), ".3f"),
             mean_sd(found.values(runs, "paths", "residual"), ".2f", 1e3),
         ])  # fmt: skip
-    distance = next(
-        (found.of(run, "paths")["distance"] for o in SIX for run in found.lab.images(o)
-         if "distance" in found.of(run, "paths")), "LPIPS")  # fmt: skip
+    numbers = [found.of(run, "paths") for o in SIX for run in found.lab.images(o)]
+    distance = next((n["distance"] for n in numbers if "distance" in n), "LPIPS")
+    lacks = list(dict.fromkeys(n["lacks"] for n in numbers if "lacks" in n))
     columns = ["objective", "1-step error × 10³", "1 step − solver × 10³", "D_path × 10³",
                "smoothness", f"{distance} along path", "Eq. 6 residual × 10³"]  # fmt: skip
     notes = (
@@ -40,7 +39,8 @@ def report(found: Found) -> Report:
         "all squared errors are divided by the number of elements of a sample",
         "smoothness is the mean square of the second time derivative of the path: less is "
         "straighter, and the right value is that of the true flow, not zero",
-        *failures(found, SIX, "paths"),
+        *(f"{distance}: {reason}" for reason in lacks),
+        *found.lost(found.lab.by_objective(SIX), "paths"),
     )
     return Report("Table 3: metrics of paths by objective",
                   [Table("Along the path", columns, rows, notes)])  # fmt: skip

@@ -8,7 +8,7 @@ from .cells import mean_sd
 from .lab import Found, Lab, Measurement, Report
 from .runs import Run
 
-MODES = ("model", "ema", "conditional", "average")
+MODES = ("model", "conditional", "average")
 LAMBDAS = ("0", "curriculum", "1")
 _NAMED = {
     ("model", "0"): "mmf-lambda0",
@@ -32,18 +32,19 @@ def plan(lab: Lab) -> list[Measurement]:
 def _runs(lab: Lab, tangent: str, lam: str) -> list[Run]:
     if (tangent, lam) in _NAMED:
         return lab.images(_NAMED[tangent, lam])
-    if lam == "1" or (tangent, lam) == ("ema", "0"):
-        return []  # says nothing that the others do not
     more = (f"objective.tangent={tangent}", f"objective.lam={lam}")
     return lab.images("mmf", f"-{tangent}-lambda-{lam}", more)
 
 
 def report(found: Found) -> Report:
     """A row a tangent, a column a λ."""
-    name = "Fréchet distance" if found.lab.scale.features == "digits" else "FID"
+    name = found.lab.scale.frechet
     notes = (
         "conditional: x1 − x0, MeanFlow's; average: u(x, r, t), as Eq. 9 prints it; model: "
-        "u(x, t, t); ema: that of the averaged network",
+        "u(x, t, t)",
+        *found.lost(
+            {f"{t}, λ {lam}": _runs(found.lab, t, lam) for t in MODES for lam in LAMBDAS}, "quality"
+        ),
     )
 
     def table(title: str, key: str) -> Table:

@@ -39,9 +39,13 @@ def training(run: Run, seconds: float, sessions: Sessions) -> Task:
     )
 
 
-def execute(what: str, tasks: Sequence[Task], jobs: int) -> None:
+def execute(
+    what: str, tasks: Sequence[Task], jobs: int, stop: Callable[[], None] = lambda: None
+) -> None:
     """Do all tasks, ``jobs`` at a time, the first ones first.
 
+    Args:
+        stop: ends what goes on, should anything end this early, an interrupt too.
     Raises:
         Exception: what the first task that fails raised, once those that go on have ended.
     """
@@ -62,9 +66,11 @@ def execute(what: str, tasks: Sequence[Task], jobs: int) -> None:
                     print(f"{going.pop(future).name}: {future.result()}", flush=True)
                 left = sum(task.seconds * (1 - task.done()) for task in going.values())
                 progress.show(what, total - round(left), f"{len(going)} to go")
-        finally:
+        except BaseException:
             for future in going:
                 future.cancel()
+            stop()
+            raise
 
 
 def _summary(record: dict[str, object]) -> str:
