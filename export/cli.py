@@ -253,5 +253,6 @@ def _report(bundle: Bundle, checkpoint: Path | None) -> None:
     path = shlex.quote(str(bundle.path))
     typer.echo(f"next: mmf-serve {path}")
     baseline = f" --baseline {shlex.quote(str(checkpoint))}" if checkpoint else ""
-    typer.echo(f"      mmf-demo {path}")
+    if bundle.spec.is_image:
+        typer.echo(f"      mmf-demo {path}")
     typer.echo(f"      mmf-bench {path}{baseline}")

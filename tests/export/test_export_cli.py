@@ -6,6 +6,7 @@ import re
 import sys
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from mmf_deploy import bundle as bundles
@@ -219,3 +220,21 @@ def test_inspection_of_a_checkpoint_and_of_nothing(run, checkpoints, tmp_path):
     assert shown.code == 0
     assert "3 classes, guidance 1 … 4" in shown.out
     assert run("mmf", "inspect", tmp_path).code == 1
+
+
+def test_a_low_dimensional_recipe_is_exported_and_sampled_like_images(run, tmp_path):
+    from mmf_deploy.training.loop import Trainer
+    from mmf_deploy.training.read_recipe import load_config
+
+    sets = ["loop.steps=3", "network.width=16", "network.depth=2", "loop.tensorboard=false"]
+    Trainer(load_config("control", sets), tmp_path / "run", threads=1).run()
+    done = run("mmf-export", "run", "--out", "bundle")
+    assert done.code == 0, done.err
+    assert "mmf-serve bundle" in done.out
+    assert "mmf-demo" not in done.out  # it shows images
+    for source in ("bundle", "run"):
+        made = run("mmf", "sample", source, "--seeds", "0-4", "--out", f"{source}.npy")
+        assert made.code == 0, made.err
+    exported, trained = (np.load(tmp_path / f"{name}.npy") for name in ("bundle", "run"))
+    assert exported.shape == (5, 2)
+    assert np.allclose(exported, trained, atol=1e-5)
