@@ -23,6 +23,9 @@ def test_the_tables_of_a_page_come_from_the_committed_results(page):
 def test_every_committed_result_is_on_a_page_and_its_pictures_lie_beside_it():
     shown = {section.result for section in render.SECTIONS.values()}
     for path in render.RESULTS.rglob("*.json"):
+        if path.parent.name == "runs":  # the single runs that the tables beside them are made of
+            assert (path.parent.parent / "table3.json").is_file()
+            continue
         assert path.relative_to(render.RESULTS).as_posix() in shown, path
         if "format" in json.loads(path.read_text()):
             for picture in results.read(path).pictures:

@@ -93,7 +93,8 @@ class RunDirectory:
     def prune(self, keep: int, keep_every: int = 0) -> None:
         """Delete all but the newest ``keep`` checkpoints, and those of every so many steps."""
         for path in checkpoint.find_all(self.path)[:-keep]:
-            if not keep_every or checkpoint.step_of(path) % keep_every:
+            step = checkpoint.step_of(path)
+            if not (keep_every and step and step % keep_every == 0):
                 shutil.rmtree(path)
 
     def log(self, record: Mapping[str, Any]) -> None:

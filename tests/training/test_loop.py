@@ -87,6 +87,14 @@ def test_a_run_that_is_not_finite_stops_and_every_checkpoint_it_leaves_is_good(t
             assert all(np.isfinite(v).all() for v in checkpoint.read(path).tensors(name).values())
 
 
+def test_checkpoints_to_look_back_on_are_kept_beside_the_newest(tmp_path):
+    config = load_config("digits", [*SMALL, "loop.steps=10", "loop.checkpoint_every=2",
+                                    "loop.keep=1", "loop.keep_every=4"])  # fmt: skip
+    Trainer(config, tmp_path / "run", threads=1).run()
+    kept = [checkpoint.step_of(path) for path in checkpoint.find_all(tmp_path / "run")]
+    assert kept == [4, 8, 10]
+
+
 def test_a_run_of_no_steps_writes_the_initial_network(tmp_path):
     config = load_config("digits", [*SMALL, "loop.steps=0", "loop.ema=[]"])
     result = Trainer(config, tmp_path / "run", threads=1).run()
