@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 EXTRAS := train,export,serve,client,cpu,openvino,bench,demo
 
 .PHONY: quickstart test test-ray demo web screenshots check-image lint format objectives \
-	export-study results report digits-bundle clean help bench bench-cifar10 bench-cifar10-gpu \
+	reproduce export-study results report digits-bundle clean help bench bench-cifar10 bench-cifar10-gpu \
 	bench-digits bench-step bench-serve bench-demo bench-limit bench-peers bench-scale \
-	bench-plan bench-repeat
+	bench-plan bench-repeat bench-load
 
 help:
 	@echo "make quickstart     train, export, benchmark and serve digits (minutes on two cores)"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-ray       the tests with real Ray: two replicas, one killed under load"
 	@echo "make check-image    lint the Dockerfile, run its install lines and what they install"
 	@echo "make bench-serve    the service against its engine, under overload, and against LitServe"
+	@echo "make bench-load     latency of the service against its load, up to twice the capacity"
 	@echo "make bench-demo     clicks in the demo, and the browser page from load to first image"
 	@echo "make bench          latency of the embedded digits, against PyTorch and this machine's limit"
 	@echo "make bench-cifar10  the same of the 55.9M CIFAR-10 network, with a profile (15 minutes)"
@@ -32,7 +33,8 @@ help:
 	@echo "make export-study   forms of its graph, and int8 layer by layer (20 minutes)"
 	@echo "make bench-step     what an optimiser step costs against flow matching (10 minutes)"
 	@echo "make objectives     train digits with every objective, three seeds each (40 minutes)"
-	@echo "make results         measure anew what the README shows"
+	@echo "make reproduce      every table and figure of the paper, on digits (80 minutes)"
+	@echo "make results        measure anew what the README shows"
 	@echo "make digits-bundle  train the embedded bundle anew"
 
 quickstart: $(VENV)/.installed
@@ -141,6 +143,9 @@ bench-serve: $(VENV)/.installed
 	$(BIN)/python benchmarks/litserve/compare.py
 	$(BIN)/python benchmarks/render.py
 
+bench-load: $(VENV)/.installed
+	$(BIN)/mmf bench-serve --rate auto --images 64 --deadline-ms 250 --out benchmarks/results/load-cpu
+
 bench-digits: $(VENV)/.installed
 	$(BIN)/mmf train digits --out runs/digits
 	$(BIN)/mmf export runs/digits --out bundles/digits-all --force \
@@ -156,7 +161,7 @@ objectives: $(VENV)/.installed
 
 # measure anew what the pages show, one after the other on a quiet machine (an hour)
 results: bench-cifar10 bench-digits bench-limit bench-step bench-peers bench-scale bench-plan \
-		bench-repeat bench-serve
+		bench-repeat bench-load bench-serve
 	rm -rf runs/quickstart
 	$(BIN)/mmf quickstart
 	cp runs/quickstart/quickstart.json benchmarks/results/quickstart-cpu.json
@@ -164,6 +169,12 @@ results: bench-cifar10 bench-digits bench-limit bench-step bench-peers bench-sca
 
 report: $(VENV)/.installed
 	$(BIN)/mmf report benchmarks/results --out runs/report.html
+
+reproduce: $(VENV)/.installed
+	$(BIN)/mmf reproduce all --scale digits
+	rm -rf benchmarks/results/reproduction-digits
+	cp -r runs/reproduce/digits/results benchmarks/results/reproduction-digits
+	$(BIN)/python benchmarks/render.py
 
 digits-bundle: $(VENV)/.installed
 	$(BIN)/mmf train digits --out runs/digits

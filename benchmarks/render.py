@@ -47,6 +47,9 @@ SERVE, DEMO, WEB = "docs/benchmark-serve.md", "docs/demo.md", "docs/web.md"
 ALL = "docs/benchmarks.md"
 DIGITS, CIFAR10 = "digits-cpu/bench.json", "cifar10-random-cpu/bench.json"
 PROFILE, PLAN = "cifar10-random-cpu/profile.json", "plan-cpu/plan.json"
+PAPER = "docs/reproduction.md"
+EXPERIMENTS = ("table2", "table3", "baselines", "fig1", "fig2", "fig3a", "fig3b", "fig4", "fig5",
+               "fig6", "curriculum", "tangents", "guidance", "fewstep")  # fmt: skip
 where = partial(common, tables=["Where the time goes"])
 queue = partial(common, tables=["simulated and measured"], pictures=[])
 plan = partial(common, tables=["with a p99 under", "what batches take", "costs around the engine"])
@@ -60,6 +63,7 @@ SECTIONS = {
     "int8-curve": Section((EXPORT,), "export-int8-cpu.json", either(int8_curve)),
     "bench-step": Section((OBJECTIVE, ALL), "bench-step-cpu/bench-step.json", either(bench_step)),
     "service": Section((README, ALL), "serve-cpu.json", service),
+    "load": Section((SERVE,), "load-cpu/load.json", common),
     "litserve": Section((SERVE, ALL), "litserve-cpu.json", litserve),
     "demo": Section((DEMO, ALL), "demo-cpu.json", demo),
     "web-page": Section((WEB, ALL), "web-page-cpu.json", web_page),
@@ -76,6 +80,8 @@ SECTIONS = {
     "plan": Section((ALL, "docs/planning.md"), PLAN, plan, "make bench-plan"),
     "gpu": Section((ALL,), "cifar10-random-gpu/bench.json", common, "make bench-cifar10-gpu"),
     "repeat": Section((ALL,), "repeat-cpu.json", common, "make bench-repeat"),
+    **{name: Section((PAPER,), f"reproduction-digits/{name}.json", common) for name in EXPERIMENTS},
+    "cifar10-table3": Section((PAPER,), "reproduction-cifar10/table3.json", common),
 }
 PAGES = tuple(dict.fromkeys(page for section in SECTIONS.values() for page in section.pages))
 

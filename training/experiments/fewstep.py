@@ -11,7 +11,7 @@ from mmf_deploy.results import Picture, Table
 from .cells import mean_sd
 from .lab import SIX, Found, Lab, Measurement, Report
 from .probes_images import NFE, SOLVER
-from .style import colour, label, legend_below
+from .style import colour, label, legend_below, plain_ticks
 
 
 def plan(lab: Lab) -> list[Measurement]:
@@ -44,6 +44,7 @@ def report(found: Found) -> Report:
                           label=label(objective))  # fmt: skip
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
+        plain_ticks(axis)
         axis.set_xticks(NFE, [str(count) for count in NFE])
         axis.set_xlabel("network evaluations an image")
         axis.set_ylabel(name)

@@ -46,7 +46,10 @@ def report(found: Found) -> Report:
             "D_path × 10³",
         ],
         rows,
-        found.lost(groups, "plane"),
+        (
+            "the estimate is unbiased: of equal laws it is 0 on average, and may be below",
+            *found.lost(groups, "plane"),
+        ),
     )
     picture = Picture("field.png", "arrows: −u(x, 0, 1) on a grid, the way that one step takes; "
                                    "dots: one-step samples")  # fmt: skip

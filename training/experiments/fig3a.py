@@ -11,7 +11,7 @@ from mmf_deploy.results import Picture, Table
 from .cells import mean_sd, percent
 from .lab import Found, Lab, Measurement, Report
 from .runs import Run
-from .style import colour, label, legend_below
+from .style import colour, label, legend_below, plain_ticks
 
 COMPARED = ("mmf", "mmf-lambda0", "meanflow")
 FRACTIONS = (0.01, 0.1, 0.5, 1.0)
@@ -72,8 +72,9 @@ def report(found: Found) -> Report:
                           color=colour(objective), label=label(objective))  # fmt: skip
         axis.set_xscale("log")
         axis.set_yscale("log")
+        plain_ticks(axis)
         axis.set_xticks([100 * f for f in FRACTIONS], [f"{f:.0%}" for f in FRACTIONS])
-        axis.minorticks_off()
+        axis.xaxis.minorticks_off()
         axis.set_xlabel("share of the training data")
         axis.set_ylabel(name)
         bare(axis)

@@ -86,6 +86,7 @@ def _draw(found: Found, distance: str, path: Path) -> None:
         right.barh(place, fmean(values) if values else 0, color=colour(objective))
         right.plot(values, [place] * len(values), ".", color=REAL)
     right.set_yticks(range(len(SIX)), [label(o) for o in SIX])
+    right.set_xscale("log")
     right.set_xlabel("rolling variance of the loss × 10⁶")
     for axis in (left, right):
         axis.invert_yaxis()

@@ -112,7 +112,7 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
     """2 E‖a − b‖ − E‖a − a'‖ − E‖b − b'‖ of two sets of vectors [N, D] and [M, D].
 
     Székely and Rizzo 2013; 0 for equal distributions. Means over all pairs, without each
-    sample's distance to itself.
+    sample's distance to itself: unbiased, so it may be below 0 for equal laws.
     """
     a, b = a.double(), b.double()
     within = [torch.cdist(x, x).sum() / (len(x) * (len(x) - 1)) for x in (a, b)]
