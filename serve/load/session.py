@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from mmf_deploy import __version__, machine
 from mmf_deploy.bundle import Bundle
+from mmf_deploy.embedded import digits_bundle
 from mmf_deploy.engines.base import EngineOptions
 from mmf_deploy.errors import ConfigError, ServiceError, UnreachableError
 from mmf_deploy.spec import SampleSpec
@@ -137,7 +138,7 @@ async def measure(
         memory = {"ready": ready_mb, "end": server.memory_mb() if server else None}
     return Report(
         command=command,
-        target=subject.url or str(subject.bundle.path if subject.bundle else ""),
+        target=target_of(subject),
         model=served.name,
         digest=served.digest,
         variant=served.variant,
@@ -262,6 +263,14 @@ def _same(url: str, served: Served, bundle: Bundle) -> None:
             f"--check {bundle.path}: bundle {bundle.digest[:12]}, but {url} serves "
             f"{served.digest[:12]} ({served.name}); give the bundle that it serves"
         )
+
+
+def target_of(subject: Subject) -> str:
+    """What was loaded, as a person would name it: where this package lies matters to nobody."""
+    if subject.url or subject.bundle is None:
+        return subject.url or ""
+    path = subject.bundle.path
+    return path.name if path == digits_bundle() else str(path)
 
 
 def _checked_by(check: Check, bundle: Bundle | None) -> str:

@@ -12,10 +12,11 @@ from mmf_deploy.serve.load.check import Check, reference
 from mmf_deploy.serve.load.client import Client, Load
 from mmf_deploy.serve.load.pace import arrivals, client_cost, clock, run_async
 from mmf_deploy.serve.load.report import level
-from mmf_deploy.serve.load.session import Plan, Subject, measure
+from mmf_deploy.serve.load.session import Plan, Subject, measure, target_of
 from mmf_deploy.serve.load.wire import Native
 
 from mmf_deploy import bundle as bundles
+from mmf_deploy.embedded import digits_bundle
 from mmf_deploy.spec import SampleSpec
 
 SPEC = SampleSpec(shape=(1, 2, 2))
@@ -297,3 +298,9 @@ def test_the_reference_is_what_the_engine_makes_of_default_labels(tiny_bundle):
     assert rows
     for k in rows:
         assert np.abs(made[golden.seeds[k]].astype(int) - golden.outputs[k]).max() <= 1
+
+
+def test_a_report_names_the_embedded_bundle_and_not_where_it_is_installed():
+    embedded = bundles.load(digits_bundle())
+    assert target_of(Subject(None, embedded)) == "digits"
+    assert target_of(Subject("http://host:8000", embedded)) == "http://host:8000"
