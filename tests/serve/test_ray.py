@@ -31,7 +31,11 @@ pytestmark = pytest.mark.ray
 
 # the clients that the published measurement has; they try again and compare every image
 SCRIPT = Path(__file__).parents[2] / "benchmarks/serve_ray.py"
-measure = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+sys.path.insert(0, str(SCRIPT.parent))  # as it is when the script is run
+try:
+    measure = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+finally:
+    sys.path.remove(str(SCRIPT.parent))
 
 COMMAND = [sys.executable, "-c", "from mmf_deploy.cli import main_serve; main_serve()"]
 PATIENCE_S = 90
