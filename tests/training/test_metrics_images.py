@@ -59,6 +59,7 @@ def test_weights_that_are_missing_or_another_networks_are_one_line(alexnet, tmp_
     assert torch.hub.get_dir().endswith("hub")
 
 
+@pytest.mark.slow  # the network alone takes most of it
 def test_inception_features_give_the_fid_of_torchmetrics(tmp_path, monkeypatch):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     from torchmetrics.image.fid import FrechetInceptionDistance
