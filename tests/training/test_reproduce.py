@@ -344,6 +344,26 @@ def test_nonsense_is_one_line(arguments, said, monkeypatch, capsys, tmp_path):
     assert error.count("\n") == 1
 
 
+def test_a_file_in_the_place_of_the_directory_is_refused(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("sys.argv", ["mmf", "reproduce", "fig6", "--out", str(tmp_path / "file")])
+    with pytest.raises(SystemExit):
+        main()
+    assert "is a file; expected a directory" in capsys.readouterr().err
+
+
+def test_where_every_run_fails_the_command_ends_with_the_reason(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", [
+        "mmf", "reproduce", "fig2", "--seeds", "0", "--set-vectors", "init_from=nowhere",
+        "--out", str(tmp_path),
+    ])  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "no run could be trained: nowhere" in capsys.readouterr().err
+    assert not (tmp_path / "digits" / "results").exists()
+
+
 @pytest.mark.slow
 def test_a_signal_stops_everything_and_the_same_command_goes_on(start, tmp_path):
     import signal

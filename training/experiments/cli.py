@@ -92,6 +92,8 @@ def reproduce(
     chosen = _experiments(names)
     size = _scale(scale, steps, seeds, samples, encoded, pairs, test, vector_sets)
     where = devices.chosen(device)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file; expected a directory")
     root = out / scale
     if fresh and root.is_dir():
         for part in ("runs", "measured", "results", "judge"):

@@ -84,7 +84,7 @@ class Reproduction:
 
         Raises:
             ConfigError: a directory holds another run.
-            TrainingError: it was stopped before all had ended.
+            TrainingError: it was stopped before all had ended, or all failed.
         """
         todo = [run for run in self.runs if not run.known()]
         for run in todo:
@@ -96,6 +96,8 @@ class Reproduction:
             raise TrainingError(
                 f"stopped before the end: {', '.join(unfinished)}; the same command resumes"
             )
+        if not any(run.known() for run in self.runs):
+            raise TrainingError(f"no run could be trained: {self.runs[0].outcome()['failed']}")
 
     def measure(self) -> Found:
         """Measure everything that has not been."""

@@ -141,7 +141,8 @@ class Sessions:
             "seconds": None if resumed else round(time.monotonic() - begin, 1),
         }
         if process.returncode:
-            record["failed"] = (said.strip().splitlines() or ["no message"])[-1]
+            last = (said.strip().splitlines() or ["no message"])[-1]
+            record["failed"] = last.removeprefix("error: ")
         else:
             record["derivative"] = checkpoint.read(run.directory).meta.get("derivative")
             record["quality"] = read_json(run.directory / "evaluation.json")
